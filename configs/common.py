@@ -1,0 +1,169 @@
+"""Every configuration key, once: its default, its unit and what it means.
+
+The other configs start from `get_config()` here and change lines. Keys can be changed on the command line too
+(`--config.optim.lr=3e-4`); a key that is not on this page is refused. Tuples of two are (height, width).
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The defaults: an EVA02-B/16 at 224 px with MAP pooling, softmax loss, one epoch-less run of `total_steps`."""
+    c = ConfigDict()
+    c.seed = 0  # integer; initial weights, data order and augmentation all follow from it
+    c.total_steps = 70_848  # optimizer steps, skipped ones included
+    c.global_batch = 65_536  # pairs a step over all devices of all hosts
+    c.dtype = "bfloat16"  # compute dtype of the towers; parameters, norms, logits and loss are float32
+    c.mesh = mesh()
+    c.vision = vision()
+    c.text = text()
+    c.loss = loss()
+    c.optim = optim()
+    c.data = data()
+    c.eval = evaluation()
+    c.checkpoint = checkpoint()
+    c.log = log()
+    return c
+
+
+def mesh() -> ConfigDict:
+    """Devices along each mesh axis; -1 takes what is left."""
+    c = ConfigDict()
+    c.data = -1  # pure data parallelism
+    c.fsdp = 1  # parameters and moments sharded as well
+    c.tensor = 1  # width sharded
+    return c
+
+
+def vision() -> ConfigDict:
+    """The vision tower. All but the last three keys are the fields of `lit_tune.models.eva02.Eva02Spec`."""
+    c = ConfigDict()
+    c.image_size = (224, 224)  # pixels
+    c.patch_size = 16  # pixels; EVA02 uses 14 or 16
+    c.width = 768
+    c.depth = 12  # blocks
+    c.num_heads = 12
+    c.mlp_dim = 2048  # hidden width of the SwiGLU
+    c.qkv_fused = False  # peer layout: one qkv weight with q and v biases, or three; decides how weights are exported
+    c.qkv_bias = True  # biases on q and v
+    c.key_bias = False  # a trainable bias on k too (Nomic's layout)
+    c.sub_ln = True  # LayerNorm inside the MLP, on gate * value
+    c.attn_inner_norm = False  # LayerNorm on the joined heads before the output projection (the CLIP variants)
+    c.class_token = True
+    c.pos_embed = True  # learned absolute positions, class token included
+    c.pos_embed_grid = (0, 0)  # patches that the stored table covers; (0, 0): the image's own grid
+    c.rope = True  # 2-D rotary positions on patch tokens
+    c.rope_theta = 10_000.0
+    c.rope_reference_grid = (14, 14)  # grid whose positions are 0, 1, 2...; other grids are scaled to it; (0, 0): own
+    c.norm_eps = 1e-6  # pre-norms, final norm, inner attention norm
+    c.sub_ln_eps = 1e-6  # the norm inside the MLP: 1e-6 in timm, 1e-5 in Nomic's released code
+    c.pool = "map"  # map | nomic | cls | mean
+    c.pool_mlp_dim = 2048  # hidden width of the pooling head's MLP (map: GELU, nomic: SwiGLU)
+    c.pool_norm_eps = 1e-6
+    c.final_norm = True  # LayerNorm after the last block; `nomic` has none
+    c.embed_dim = 0  # output width: one Linear after pooling where it differs from `width`; 0: no Linear
+    c.embed_bias = False  # bias of that Linear
+    c.init_from = ""  # a run directory, an export or a timm .safetensors + config to start from; "": random
+    c.remat = "none"  # none | block: recompute each block in the backward pass
+    c.patch_dropout = 0.0  # share of the patch tokens left out of each training picture, in [0, 1)
+    return c
+
+
+def text() -> ConfigDict:
+    """The frozen text tower: where it comes from and how captions are put to it."""
+    c = ConfigDict()
+    c.model = "nomic-ai/nomic-embed-text-v1.5"  # a folder, a hub id, or a name that lit_tune pins (all-MiniLM-L6-v2)
+    c.revision = ""  # hub revision; "" takes the pinned one of a shipped name
+    c.sha256 = ""  # expected digest of the weight file; "" takes the pinned one of a shipped name, or accepts any
+    c.prefix = "search_query: "  # put before every caption
+    c.max_length = 77  # tokens, prefix and special tokens included
+    c.pool = "mean"  # mean | cls over the last hidden states
+    c.layer_norm = True  # LayerNorm without affine on the pooled vector (nomic-embed-text-v1.5)
+    c.dim = 0  # keep only the first `dim` numbers of the vector (after layer_norm, before L2); 0 keeps all
+    c.source = "live"  # cached: vectors are computed once and read; live: the tower runs inside the step
+    return c
+
+
+def loss() -> ConfigDict:
+    """The contrastive loss over the global batch."""
+    c = ConfigDict()
+    c.name = "softmax"  # softmax (CLIP) | sigmoid (SigLIP)
+    c.logit_scale_init = 2.6592600369327783  # log of the temperature's inverse; ln(1/0.07), as CLIP
+    c.logit_scale_max = 0.0  # clamp of exp(logit_scale) after each update; 0: none (the paper's run)
+    c.logit_bias_init = -10.0  # sigmoid only
+    c.mask_equal_captions = False  # pairs whose caption sets are equal are no negatives of each other
+    c.extra_negatives = 0  # captions a step, beyond the batch's own, that are negatives only (cached text only)
+    return c
+
+
+def optim() -> ConfigDict:
+    """AdamW with decoupled weight decay on matrices, warm-up, cosine."""
+    c = ConfigDict()
+    c.lr = 1e-3  # peak learning rate at `lr_base_batch`
+    c.lr_base_batch = 65_536  # pairs; the batch that `lr` was chosen for
+    c.lr_scaling = "none"  # none | sqrt | linear: how lr follows global_batch / lr_base_batch
+    c.schedule = "cosine"  # cosine (as transformers writes it) | deepspeed_cosine
+    c.warmup_steps = 2_000
+    c.end_lr = 0.0  # floor, as a share of the peak
+    c.b1 = 0.9
+    c.b2 = 0.95
+    c.eps = 1e-8
+    c.wd = 0.0  # per step and unit of learning rate; biases, norms, class token, latent and temperature never decay
+    c.clip_norm = 1.0  # global norm of all gradients; 0: no clipping
+    c.ema_decay = 0.0  # per step, exponential average of the trained weights for evaluation and export; 0: none
+    return c
+
+
+def data() -> ConfigDict:
+    """Where pairs come from and what happens to a picture on its way into the step."""
+    c = ConfigDict()
+    c.train = ""  # shards ("{00000..00099}.tar", a glob, a folder of tars), a folder of pictures with captions.csv or
+    # captions.jsonl, or "emoji:train" (the shipped pairs; "emoji:dev/train" is their development split)
+    c.caption_field = "txt"  # txt: the .txt member; else a field of the .json member: a string or a list of strings
+    c.policy = "clean"  # clean | reference: how alpha, 16-bit grey and EXIF are treated, decisions in docs/data.md
+    c.resize = "shortest"  # evaluation: shortest side to image_size then centre crop, or squash
+    c.mean = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP, RGB in [0, 1]
+    c.std = (0.26862954, 0.26130258, 0.27577711)
+    c.crop_scale = (0.9, 1.0)  # RandomResizedCrop: share of the picture's area
+    c.crop_ratio = (0.75, 4 / 3)  # width / height
+    c.flip = 0.0  # probability of a horizontal flip
+    c.color_jitter = 0.0  # strength of brightness, contrast and saturation changes; 0: none
+    c.grayscale = 0.0  # probability of dropping colour
+    c.rotate = 0.0  # degrees; uniform in [-rotate, rotate], corners filled with white
+    c.workers = 0  # decoding processes a host; 0 decodes in threads of this one
+    c.threads = 2  # decoding threads a process
+    c.prefetch = 4  # host batches decoded ahead
+    c.cache_decoded_mib = 0  # memory for decoded pictures a process (small data sets); 0: decode at every visit
+    c.max_image_mib = 32  # encoded size above which a picture is refused before decoding
+    c.max_pixels = 67_108_864  # width x height above which a picture is refused before decoding
+    c.max_bad_fraction = 0.01  # of the samples of a window of 10,000; more ends the run with exit code 4
+    return c
+
+
+def evaluation() -> ConfigDict:
+    """What is measured during and after training."""
+    c = ConfigDict()
+    c.every = 1_000  # steps between evaluations; 0: only at the end
+    c.sets = ()  # "name=shards or folder" each, read like data.train
+    c.caption_field = "txt"
+    c.batch = 256  # pictures embedded at a time and device
+    c.templates = ("{}",)  # zero-shot prompts; {} is the class name
+    c.class_field = ""  # json field that names a picture's class; "": no zero-shot
+    c.best_metric = ""  # metric whose best checkpoint is kept beside the newest; "": newest only
+    return c
+
+
+def checkpoint() -> ConfigDict:
+    """When the run is saved and what is kept."""
+    c = ConfigDict()
+    c.every = 1_000  # steps
+    c.keep = 2  # newest checkpoints kept
+    return c
+
+
+def log() -> ConfigDict:
+    """What is written while training."""
+    c = ConfigDict()
+    c.every = 50  # steps between lines of metrics.jsonl and of the progress
+    c.block_stats_steps = 500  # first steps that also log each block's rms and its largest attention logit
+    return c

@@ -1,0 +1,90 @@
+"""`lit-tune SUB ...`: find the module lit_tune.SUB, run its `main(argv)`, turn user errors into one line.
+
+`python -m lit_tune.SUB ...` is the same program: each such module ends in `sys.exit(cli.run(main))`. Nothing here
+imports jax, so that help and a mistyped command line answer at once.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from lit_tune import __version__, errors, flags
+
+# Named in the plan of the command line, absent from this version.
+LATER = {
+    "import": "PyTorch weights -> our checkpoint of one tower (from Python: lit_tune.convert)",
+    "plan": "compile the training step for a TPU slice that is not there",
+    "bench": "paired timings",
+    "average": "weights between two checkpoints",
+    "doctor": "versions, devices, what is missing",
+}
+INTERRUPTED = 130  # what a shell expects of a program ended by Ctrl-C
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of `lit-tune ARGV`; `argv` without the program's own name, by default this process's."""
+    return run(dispatch, argv)
+
+
+def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """The exit code of a subcommand's `main`, with every LitTuneError told in one line on stderr.
+
+    Anything else that is raised is a bug of ours and passes through with its traceback (exit code 1).
+    """
+    try:
+        return command(sys.argv[1:] if argv is None else argv) or 0
+    except errors.LitTuneError as error:
+        return report(error)
+    except KeyboardInterrupt:
+        print("lit-tune: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def report(error: errors.LitTuneError) -> int:
+    """Tell a user error in one line on stderr; its exit code."""
+    print("lit-tune:", " ".join(str(error).split()), file=sys.stderr)
+    return error.exit_code
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run the subcommand that `argv` starts with."""
+    name = argv[0].replace("-", "_") if argv and not argv[0].startswith("-") else ""
+    if name in flags.COMMANDS:
+        if flags.asks_for_help(argv[1:]):
+            print(flags.help_text(name))
+            return 0
+        return importlib.import_module(module_of(name)).main(argv[1:])
+    if name in LATER:
+        raise errors.ConfigError(f"{name} is not in this version ({__version__}) yet: {LATER[name]}")
+    if name:
+        raise errors.ConfigError(errors.explain(
+            name, expected="a subcommand", found="an unknown one",
+            do=flags.closest(name, [command.replace("_", "-") for command in flags.COMMANDS])))
+    if "--version" in argv:
+        print(__version__)
+        return 0
+    print(overview(), file=sys.stdout if flags.asks_for_help(argv) else sys.stderr)
+    return 0 if flags.asks_for_help(argv) else errors.ConfigError.exit_code
+
+
+def module_of(command: str) -> str:
+    """The module that holds a subcommand's `main`; `data` is the one that is a package."""
+    return "lit_tune.data.__main__" if command == "data" else f"lit_tune.{command}"
+
+
+def overview() -> str:
+    """What `lit-tune --help` prints."""
+    lines = ["lit-tune SUB [--flag=value ...]   (`lit-tune SUB --help` lists its flags)", ""]
+    lines += [f"  {name.replace('_', '-'):<12} {command.__doc__}" for name, command in flags.COMMANDS.items()]
+    lines += ["", f"Not in this version yet: {', '.join(LATER)}"]
+    return "\n".join(lines)
+
+
+def answer_help(command: str) -> None:
+    """End the process with a subcommand's help, if it was asked for.
+
+    A module that imports jax calls this under `if __name__ == "__main__"` before those imports.
+    """
+    if flags.asks_for_help(sys.argv[1:]):
+        print(flags.help_text(command))
+        sys.exit(0)

@@ -1,0 +1,270 @@
+"""Find a config, apply the command line to it, lock it; and say exactly which settings a run was made with.
+
+`configs/common.py` holds every key. A config file or a command line may change a value, never add a key or change a
+type: both are refused here, before anything is read or compiled.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lit_tune import errors, flags
+from lit_tune.config_check import check, check_devices, flat
+
+__all__ = ["check", "check_devices", "config_hash", "diff", "flat", "from_json", "load", "names", "override", "parse",
+           "resolved", "to_json"]
+
+
+def parse(argv: Sequence[str], command: str) -> Any:
+    """The flags of a subcommand as its frozen dataclass of `lit_tune.flags`; `config`, where it has one, is loaded.
+
+    Args:
+        argv: the words after the subcommand.
+        command: its name, with `_`.
+
+    Raises:
+        ConfigError: whatever is wrong with the command line or the config it names.
+    """
+    values, changes = flags.read(argv, command)
+    if "config" in values:
+        values["config"] = load(values["config"], changes)
+    return flags.COMMANDS[command](**values)
+
+
+def load(spec: str, changes: Iterable[tuple[str, str]] = ()) -> ConfigDict:
+    """The locked config that a spec names, with changes applied; not checked (see `check`).
+
+    Args:
+        spec: NAME[:arg] of a shipped config, or FILE.py[:arg]. Only a path that is written out is ever executed.
+        changes: (dotted key, text) pairs, in the order of the command line.
+
+    Raises:
+        ConfigError: no such config, a file that fails, an unknown key, a wrong type.
+    """
+    path, arg = _find(spec)
+    config = conform(_get_config(path, arg), where=path.name)
+    for key, text in changes:
+        override(config, key, text)
+    return config.lock()
+
+
+def names() -> list[str]:
+    """Names of the shipped configs, the page of defaults left out."""
+    return sorted(path.stem for path in _shipped().glob("*.py") if path.stem not in ("__init__", "common"))
+
+
+def override(config: ConfigDict, key: str, text: str) -> None:
+    """Set one key from its text on a command line, by the type of its present value.
+
+    Text is read as a Python literal (never evaluated). A tuple of names takes a bare word as its only entry.
+    """
+    present = _at(config, key)
+    _set(config, key, typed(_literal(text, present), present, f"config.{key}"))
+
+
+def conform(config: ConfigDict, where: str) -> ConfigDict:
+    """A config with exactly the keys and types of configs/common.py.
+
+    Raises:
+        ConfigError: a key that common does not have, or lacks, or a value of another type.
+    """
+    result = _common()
+    defaults, found = flat(result), flat(config)
+    for key, value in found.items():
+        _set(result, key, typed(value, _at(result, key), f"{where}: config.{key}"))
+    missing = sorted(set(defaults) - set(found))
+    if missing:
+        raise errors.ConfigError(errors.explain(
+            where, expected=f"the key {missing[0]}", found="none", do="start from common.get_config()"))
+    return result
+
+
+def typed(value: Any, like: Any, key: str) -> Any:
+    """`value` in the type of `like`: ints become floats, lists tuples; everything else has to fit.
+
+    A tuple of numbers keeps its length; a tuple of names, or an empty one, may have any.
+    """
+    if isinstance(like, tuple) and isinstance(value, list | tuple):
+        if not like or isinstance(like[0], str):
+            return tuple(typed(entry, "", key) for entry in value)
+        if len(value) == len(like):
+            return tuple(typed(entry, of, key) for entry, of in zip(value, like, strict=True))
+    elif isinstance(like, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is type(like):
+        return value
+    raise errors.ConfigError(errors.explain(
+        key, expected=_kind(like), found=repr(value), do=f"give a value like {like!r}"))
+
+
+def resolved(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain nested dicts of JSON values, references followed, tuples as lists."""
+    return json.loads(json.dumps(config.copy_and_resolve_references().to_dict()))
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config as JSON text: what goes into a run's config.json and into every checkpoint."""
+    return json.dumps(resolved(config), indent=1) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The locked config in a text of `to_json`, or in a run's config.json; no Python of the user's is run.
+
+    A key that was added since takes its default: new keys are made so that the default changes nothing.
+
+    Raises:
+        ConfigError: not such a text, or a key that this version does not know.
+    """
+    try:
+        page = json.loads(text)
+        stored = flat(ConfigDict(page["config"] if "config" in page else page))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise errors.ConfigError(errors.explain(
+            "config.json", expected="what lit-tune wrote", found=f"{type(error).__name__}: {error}",
+            do="restore the file or start a new workdir")) from error
+    config = _common()
+    for key, value in stored.items():
+        _set(config, key, typed(value, _at(config, key), f"config.json: config.{key}"))
+    return config.lock()
+
+
+def config_hash(config: ConfigDict) -> str:
+    """sha256 (hex) of the resolved config, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(resolved(config), sort_keys=True).encode()).hexdigest()
+
+
+def diff(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """{dotted key: (old value, new value)} of the keys that differ."""
+    before, after = flat(old), flat(new)
+    return {key: (before[key], after[key]) for key in sorted(before) if before[key] != after[key]}
+
+
+def _find(spec: str) -> tuple[Path, str | None]:
+    """The config file that a spec names and its argument."""
+    head, separator, tail = spec.partition(".py:")
+    if separator or spec.endswith(".py"):
+        path = Path(head + ".py" if separator else spec).expanduser()
+        if not path.is_file():
+            raise errors.ConfigError(errors.explain(
+                "--config", expected="a config file", found=f"no file {path}", do="check the path"))
+        return path, tail if separator else None
+    name, separator, arg = spec.partition(":")
+    if name.replace("-", "_") not in names():
+        raise errors.ConfigError(errors.explain(
+            "--config", expected="a shipped config or FILE.py", found=repr(name), do=flags.closest(name, names())))
+    return _shipped() / f"{name.replace('-', '_')}.py", arg if separator else None
+
+
+def _get_config(path: Path, arg: str | None) -> ConfigDict:
+    """What the file's `get_config` returns."""
+    _shipped()  # so that `from lit_tune.configs import common` works inside it
+    spec = importlib.util.spec_from_file_location("lit_tune_config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    _in_file(path, lambda: spec.loader.exec_module(module))
+    if not hasattr(module, "get_config"):
+        raise errors.ConfigError(errors.explain(
+            path.name, expected="a function get_config", found="none", do="see configs/finetune.py"))
+    return _in_file(path, lambda: module.get_config() if arg is None else module.get_config(arg))
+
+
+def _in_file(path: Path, call: Callable[[], Any]) -> Any:
+    """What `call` returns; whatever it raises is about the config file and told with its line."""
+    try:
+        return call()
+    except Exception as error:  # any: it is the user's code
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
+        raise errors.ConfigError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+
+
+def _shipped() -> Path:
+    """The folder of `lit_tune.configs`, which in a clone that is not installed is its configs/."""
+    try:
+        return Path(importlib.import_module("lit_tune.configs").__file__).parent
+    except ModuleNotFoundError:
+        folder = Path(__file__).parent.parent / "configs"
+    spec = importlib.util.spec_from_file_location(
+        "lit_tune.configs", folder / "__init__.py", submodule_search_locations=[str(folder)])
+    package: ModuleType = importlib.util.module_from_spec(spec)
+    sys.modules["lit_tune.configs"] = package
+    spec.loader.exec_module(package)
+    return folder
+
+
+def _common() -> ConfigDict:
+    """The defaults."""
+    _shipped()
+    return importlib.import_module("lit_tune.configs.common").get_config()
+
+
+def _at(config: ConfigDict, key: str) -> Any:
+    """The value at a dotted key, which has to be one."""
+    value, known = config, list(flat(config))
+    for name in key.split("."):
+        if not isinstance(value, ConfigDict) or name not in value:
+            raise errors.ConfigError(errors.explain(
+                f"config.{key}", expected="a key of configs/common.py", found="an unknown one",
+                do=_nearest(key, known)))
+        value = value[name]
+    if isinstance(value, ConfigDict):
+        raise errors.ConfigError(errors.explain(
+            f"config.{key}", expected="one key", found="a whole section",
+            do=f"set its keys: {', '.join(value)}"))
+    return value
+
+
+def _set(config: ConfigDict, key: str, value: Any) -> None:
+    """Put a value at a dotted key."""
+    *sections, last = key.split(".")
+    for name in sections:
+        config = config[name]
+    config[last] = value
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """A suggestion for a mistyped key: the nearest full name, or a key of that last name in another section."""
+    same_name = [other for other in known if other.split(".")[-1] == key.split(".")[-1]]
+    if same_name:
+        return f"did you mean config.{same_name[0]}?"
+    section = [other for other in known if other.split(".")[:-1] == key.split(".")[:-1]]
+    near = flags.closest(key, known)
+    return near.replace("mean ", "mean config.") if near.startswith("did") else flags.closest(key, section or known)
+
+
+def _literal(text: str, like: Any) -> Any:
+    """The Python value that a text on the command line stands for, given what it replaces."""
+    if isinstance(like, str):
+        return text
+    if isinstance(like, bool):
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    if isinstance(like, float):
+        return _or_text(float, text)
+    value = _or_text(ast.literal_eval, text)
+    names_only = isinstance(like, tuple) and (not like or isinstance(like[0], str))
+    return (text,) if names_only and not isinstance(value, list | tuple) else value
+
+
+def _or_text(read: Callable[[str], Any], text: str) -> Any:
+    """What `read` makes of a text, or the text itself, whose type then says what is wrong."""
+    try:
+        return read(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _kind(like: Any) -> str:
+    """A type in the words of an error message."""
+    if isinstance(like, tuple):
+        return f"{len(like)} numbers" if like and not isinstance(like[0], str) else "names"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(like)]

@@ -1,0 +1,239 @@
+"""What can be refused about a config before jax is imported, a shard opened or anything compiled."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lit_tune import errors
+
+# Names a key may have. A new loss, head, schedule... is a function in its module and a word here.
+CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "vision.pool": ("map", "nomic", "cls", "mean"),
+    "vision.remat": ("none", "block"),
+    "text.pool": ("mean", "cls"),
+    "text.source": ("cached", "live"),
+    "loss.name": ("softmax", "sigmoid"),
+    "optim.lr_scaling": ("none", "sqrt", "linear"),
+    "optim.schedule": ("cosine", "deepspeed_cosine"),
+    "data.policy": ("clean", "reference"),
+    "data.resize": ("shortest", "squash"),
+}
+
+# Where each number, or each number of a tuple, has to lie: [ and ] belong to it, ( and ) do not.
+RANGES = {
+    "seed": "[0, 4294967295]", "total_steps": "[1, inf)", "global_batch": "[1, inf)",
+    "mesh.data": "[-1, inf)", "mesh.fsdp": "[-1, inf)", "mesh.tensor": "[-1, inf)",
+    "vision.image_size": "[1, inf)", "vision.patch_size": "[1, inf)", "vision.width": "[1, inf)",
+    "vision.depth": "[1, inf)", "vision.num_heads": "[1, inf)", "vision.mlp_dim": "[1, inf)",
+    "vision.pos_embed_grid": "[0, inf)", "vision.rope_theta": "(0, inf)", "vision.rope_reference_grid": "[0, inf)",
+    "vision.norm_eps": "(0, 1)", "vision.sub_ln_eps": "(0, 1)", "vision.pool_norm_eps": "(0, 1)",
+    "vision.pool_mlp_dim": "[1, inf)", "vision.embed_dim": "[0, inf)", "vision.patch_dropout": "[0, 1)",
+    "text.max_length": "[3, inf)", "text.dim": "[0, inf)",
+    "loss.logit_scale_init": "(-inf, inf)", "loss.logit_scale_max": "[0, inf)", "loss.logit_bias_init": "(-inf, inf)",
+    "loss.extra_negatives": "[0, inf)",
+    "optim.lr": "(0, inf)", "optim.lr_base_batch": "[1, inf)", "optim.warmup_steps": "[0, inf)",
+    "optim.end_lr": "[0, 1]", "optim.b1": "[0, 1)", "optim.b2": "[0, 1)", "optim.eps": "(0, 1)",
+    "optim.wd": "[0, inf)", "optim.clip_norm": "[0, inf)", "optim.ema_decay": "[0, 1)",
+    "data.mean": "[0, 1]", "data.std": "(0, inf)", "data.crop_scale": "(0, 1]", "data.crop_ratio": "(0, inf)",
+    "data.flip": "[0, 1]", "data.color_jitter": "[0, 1]", "data.grayscale": "[0, 1]", "data.rotate": "[0, 180]",
+    "data.workers": "[0, inf)", "data.threads": "[1, inf)", "data.prefetch": "[1, inf)",
+    "data.cache_decoded_mib": "[0, inf)", "data.max_image_mib": "[1, inf)", "data.max_pixels": "[1, inf)",
+    "data.max_bad_fraction": "[0, 1]",
+    "eval.every": "[0, inf)", "eval.batch": "[1, inf)", "checkpoint.every": "[1, inf)", "checkpoint.keep": "[1, inf)",
+    "log.every": "[1, inf)", "log.block_stats_steps": "[0, inf)",
+}
+EMOJI = ("train", "unseen_set", "unseen_concept", "dev/train", "dev/unseen_set", "dev/unseen_concept")
+
+
+def check(config: ConfigDict, *, files: bool = True) -> None:
+    """Refuse a config that cannot run.
+
+    Args:
+        config: all keys present and of the right type, as `lit_tune.config.load` returns it.
+        files: also look whether the data and starting weights that it names are there.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
+    values = flat(config)
+    for key, allowed in CHOICES.items():
+        _require(values[key] in allowed, key, " | ".join(allowed), values[key], "choose one of them")
+    for key, interval in RANGES.items():
+        entries = values[key] if isinstance(values[key], tuple) else (values[key],)
+        _require(all(_inside(entry, interval) for entry in entries), key, f"a value in {interval}", values[key],
+                 "change it")
+    _check_vision(config.vision)
+    _check_text_and_loss(config)
+    _check_steps(config)
+    _check_pictures(config.data)
+    _check_evaluation(config.eval)
+    if files:
+        _check_files(config)
+
+
+def check_devices(config: ConfigDict, device_count: int, process_count: int = 1) -> None:
+    """Refuse a mesh or a batch that does not divide over the devices.
+
+    Args:
+        config: a checked config.
+        device_count: devices of all processes together.
+        process_count: processes; each makes the rows of its own devices.
+
+    Raises:
+        ConfigError: with the values that would do.
+    """
+    sizes = dict(config.mesh)
+    fixed = 1
+    for size in sizes.values():
+        fixed *= max(size, 1)
+    free = [axis for axis, size in sizes.items() if size == -1]
+    fits = device_count % fixed == 0 if free else device_count == fixed
+    _require(fits, "mesh", f"axes that multiply to {device_count} devices", sizes, "set one axis to -1")
+    tensor = device_count // fixed if free == ["tensor"] else sizes["tensor"]
+    _require(config.vision.num_heads % tensor == 0, "mesh.tensor", f"a divisor of {config.vision.num_heads} heads",
+             tensor, "change it or config.vision.num_heads")
+    rows = device_count // tensor  # devices that hold different rows of the batch
+    below = config.global_batch // rows * rows
+    allowed = [below, below + rows] if below else [rows]
+    _require(config.global_batch % rows == 0, "global_batch", f"a multiple of {rows} (devices that share the batch)",
+             config.global_batch, f"use {' or '.join(map(str, allowed))}")
+    extra = config.loss.extra_negatives
+    _require(extra % rows == 0, "loss.extra_negatives", f"a multiple of {rows} (devices that share the batch)", extra,
+             f"use {extra // rows * rows} or {(extra // rows + 1) * rows}")
+    _require(device_count % process_count == 0, "processes", f"a divisor of {device_count} devices", process_count,
+             "give every process the same number of devices")
+
+
+def flat(config: ConfigDict) -> dict[str, Any]:
+    """{dotted key: value} of every key, references followed, in the order of the config."""
+    return dict(_walk(config.copy_and_resolve_references(), ""))
+
+
+def _walk(section: ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of a section and those below it."""
+    for name, value in section.items():
+        if isinstance(value, ConfigDict):
+            yield from _walk(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _check_vision(vision: ConfigDict) -> None:
+    """Sizes of the image tower that have to fit each other."""
+    height, width = vision.image_size
+    patch, head_dim = vision.patch_size, vision.width // vision.num_heads
+    _require(height % patch == 0 and width % patch == 0, "vision.image_size",
+             f"multiples of the patch size {patch}", vision.image_size,
+             f"use ({_near(height, patch)}, {_near(width, patch)})")
+    _require(vision.width % vision.num_heads == 0, "vision.num_heads", f"a divisor of the width {vision.width}",
+             vision.num_heads, f"use one of {', '.join(map(str, _divisors(vision.width)))}")
+    _require(not vision.rope or head_dim % 4 == 0, "vision.num_heads",
+             "a head width (width / num_heads) that divides by 4, as 2-D rotary positions need", head_dim,
+             "change num_heads or width")
+    for key in ("pos_embed_grid", "rope_reference_grid"):
+        grid = vision[key]
+        _require(all(grid) or not any(grid), f"vision.{key}", "two positive numbers, or (0, 0)", grid, "change it")
+    needs_class = vision.pool in ("cls", "nomic")  # both read the class token
+    _require(vision.class_token or not needs_class, "vision.class_token", f"true with pool {vision.pool!r}", False,
+             "set it, or vision.pool=map or mean")
+    _require(vision.qkv_bias or not vision.key_bias, "vision.key_bias", "false where qkv_bias is false", True,
+             "set both or neither")
+
+
+def _check_text_and_loss(config: ConfigDict) -> None:
+    """Settings of the text side and the loss that exclude each other."""
+    _require(bool(config.text.model), "text.model", "a folder, a hub id or a pinned name", "''",
+             "for example all-MiniLM-L6-v2")
+    sha256 = config.text.sha256
+    _require(not sha256 or re.fullmatch("[0-9a-f]{64}", sha256) is not None, "text.sha256", "64 hex digits or ''",
+             sha256, "copy it again")
+    _require(not config.loss.extra_negatives or config.text.source == "cached", "loss.extra_negatives",
+             "0 where text.source is live", config.loss.extra_negatives, "set text.source=cached")
+    _require(config.loss.logit_scale_max == 0 or config.loss.logit_scale_max >= 1, "loss.logit_scale_max",
+             "at least 1, or 0 for none", config.loss.logit_scale_max, "the usual clamp is 100")
+
+
+def _check_steps(config: ConfigDict) -> None:
+    """Warm-up inside the run; one free mesh axis; a seed for everything."""
+    _require(config.optim.warmup_steps < config.total_steps, "optim.warmup_steps",
+             f"fewer than total_steps ({config.total_steps})", config.optim.warmup_steps, "change either")
+    _require(config.optim.schedule != "deepspeed_cosine" or config.optim.warmup_steps > 1, "optim.warmup_steps",
+             "at least 2 with schedule deepspeed_cosine", config.optim.warmup_steps, "change either")
+    sizes = list(config.mesh.values())
+    _require(0 not in sizes and sizes.count(-1) <= 1, "mesh", "positive sizes, at most one of them -1",
+             dict(config.mesh), "change it")
+
+
+def _check_pictures(data: ConfigDict) -> None:
+    """Augmentation ranges run upwards."""
+    for key in ("crop_scale", "crop_ratio"):
+        low, high = data[key]
+        _require(low <= high, f"data.{key}", "(low, high) with low <= high", data[key], f"use ({high}, {low})")
+
+
+def _check_evaluation(evaluation: ConfigDict) -> None:
+    """Sets have names, prompts a place for the class, and the metric to keep by is one of a set."""
+    sets = [entry.partition("=") for entry in evaluation.sets]
+    for entry, (name, _, spec) in zip(evaluation.sets, sets, strict=True):
+        _require(re.fullmatch(r"\w+", name) is not None and bool(spec), "eval.sets", "name=shards or folder", entry,
+                 "for example unseen=DIR")
+    set_names = [name for name, _, _ in sets]
+    _require(len(set(set_names)) == len(set_names), "eval.sets", "different names", set_names, "rename one")
+    for template in evaluation.templates:
+        _require("{}" in template, "eval.templates", "{} where the class name goes", template, "add it")
+    _require(bool(evaluation.templates) or not evaluation.class_field, "eval.templates",
+             "at least one where class_field is set", evaluation.templates, "for example ('{}',)")
+    best = evaluation.best_metric
+    _require(not best or any(best.startswith(f"val/{name}/") for name in set_names), "eval.best_metric",
+             f"val/SET/metric with SET one of {set_names}", best, "change it or leave it ''")
+
+
+def _check_files(config: ConfigDict) -> None:
+    """The training data, evaluation sets and starting weights are where the config says.
+
+    Shards are looked at closely where they are opened; here only what a mistyped command line would get wrong.
+    """
+    _require(bool(config.data.train), "data.train", "shards or a folder", "''",
+             "add --config.data.train=FOLDER_OR_SHARDS")
+    _check_source(config.data.train, "data.train")
+    for entry in config.eval.sets:
+        _check_source(entry.partition("=")[2], "eval.sets")
+    start = config.vision.init_from
+    _require(not start or "://" in start or Path(start).expanduser().exists(), "vision.init_from",
+             "a run directory, an export or a weight file", start, "check the path")
+
+
+def _check_source(spec: str, key: str) -> None:
+    """A data spec is a known name, a pattern, or a path that exists."""
+    if spec.startswith("emoji:"):
+        _require(spec.removeprefix("emoji:") in EMOJI, key, " | ".join(f"emoji:{name}" for name in EMOJI), spec,
+                 "choose one of them")
+    elif "://" not in spec and not re.search(r"[*?\[{]", spec):
+        _require(Path(spec).expanduser().exists(), key, "an existing file or folder", spec, "check the path")
+
+
+def _inside(value: float, interval: str) -> bool:
+    """Whether a number lies in an interval written like "[0, 1)"; nan never does."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = low <= value if interval[0] == "[" else low < value
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+def _divisors(number: int) -> list[int]:
+    """All divisors, rising."""
+    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
+
+
+def _near(size: int, patch: int) -> int:
+    """The multiple of the patch nearest to a size, at least one patch."""
+    return max(1, round(size / patch)) * patch
+
+
+def _require(fits: bool, key: str, expected: str, found: object, do: str) -> None:
+    """Nothing where it fits, else a ConfigError about `config.<key>`."""
+    if not fits:
+        raise errors.ConfigError(errors.explain(f"config.{key}", expected=expected, found=found, do=do))

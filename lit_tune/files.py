@@ -1,0 +1,92 @@
+"""Small things about files that hold for local folders and object stores (gs://...) alike. No jax."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+
+def as_path(name: Path | str) -> Any:
+    """An absolute pathlib.Path (Orbax refuses others), or for a name with `://` etils' path of the same methods."""
+    if not is_remote(name):
+        return Path(name).expanduser().absolute()
+    from etils import epath  # its object stores are optional
+
+    return epath.Path(name)
+
+
+def is_remote(name: Path | str) -> bool:
+    """Whether a name is of an object store."""
+    return "://" in str(name)
+
+
+def remove_tree(path: Any, tries: int = 20) -> None:
+    """Remove a folder and all below it, or a file. Something may still be writing in it: tried for two seconds."""
+    if is_remote(path):
+        path.rmtree()
+        return
+    for left in reversed(range(tries)):
+        try:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            return
+        except OSError:  # a file came or went while the folder was being emptied
+            if left == 0:
+                raise
+            time.sleep(0.1)
+
+
+def write_atomically(path: Any, text: str) -> None:
+    """`path` holds `text`, on disk; a crash leaves the old content or the new one, never a part."""
+    if is_remote(path):  # object stores write an object whole or not at all
+        path.write_text(text)
+        return
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)
+
+
+def append_lines(path: Any, lines: list[str]) -> None:
+    """Append lines with one write, so that a crash can cut only the last; a file that has gone is made anew."""
+    text = "".join(line + "\n" for line in lines)
+    if not text:
+        return
+    if is_remote(path):  # object stores cannot append
+        path.write_text((path.read_text() if path.exists() else "") + text)
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def read_lines(path: Any) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file; lines that are no whole JSON object (cut by a crash) are left out."""
+    if not path.exists():
+        return []
+    objects = []
+    for line in path.read_bytes().decode(errors="replace").splitlines():
+        try:
+            one = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(one, dict):
+            objects.append(one)
+    return objects
+
+
+def sync(path: Any) -> None:
+    """Force a local file to disk, if it is there."""
+    if not is_remote(path) and path.exists():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())

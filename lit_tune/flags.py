@@ -1,0 +1,276 @@
+"""The flags of every subcommand: one frozen dataclass each, which is also where its help text comes from.
+
+Flags are read into plain values here, without global state: `--name=value` or `--name value`, `--name` / `--noname`
+for switches, `-` and `_` alike. `lit_tune.config.parse` is what the subcommands call.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lit_tune import errors
+
+
+def whole(text: str) -> int:
+    """A whole number; underscores may group its digits."""
+    return int(text, 10)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if whole(text) < 1:
+        raise ValueError("less than 1")
+    return whole(text)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated list, empty ones left out."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def step_range(text: str) -> tuple[int, int]:
+    """(A, B) of "A:B", a half-open range of steps with 0 <= A < B."""
+    start, stop = (whole(part) for part in text.split(":"))
+    if not 0 <= start < stop:
+        raise ValueError(f"{text} is empty or negative")
+    return start, stop
+
+
+def fault(text: str) -> tuple[str, int, int | None]:
+    """(kind, step, process or None for all) of "KIND@STEP[:PROCESS]"."""
+    kind, _, place = text.partition("@")
+    step, _, process = place.partition(":")
+    if kind != "nan" or process:
+        raise ValueError("only nan@STEP, on all processes, is a kind of fault")
+    return kind, whole(step), None
+
+
+def flag(meaning: str, default: Any = None, *, read: Callable[[str], Any] = str, form: str = "TEXT",
+         required: bool = False) -> Any:
+    """A dataclass field that is a flag.
+
+    Args:
+        meaning: one line for --help.
+        default: value when the flag is absent. A bool makes it a switch.
+        read: text -> value; raises ValueError for a text it refuses.
+        form: what the value looks like, for --help and errors.
+        required: refuse a command line without it.
+    """
+    return dataclasses.field(default=default, metadata={
+        "meaning": meaning, "read": read, "form": form, "required": required})
+
+
+CONFIG = "NAME[:arg] of a shipped config, or FILE.py[:arg]"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags:
+    """Train, evaluate as configured, save checkpoints; the same command resumes."""
+
+    config: ConfigDict = flag(CONFIG, form="NAME", required=True)
+    workdir: str = flag("the run's folder; made if absent, resumed if not", form="DIR", required=True)
+    # Absent values of these three are looked for in variables (lit_tune.distributed.initialize).
+    coordinator: str = flag("address of process 0, for several processes on one machine", "", form="HOST:PORT")
+    num_processes: int = flag("how many processes there are", 0, read=whole, form="N")
+    process_id: int = flag("which of them this is, from 0", -1, read=whole, form="N")
+    extend: bool = flag("allow more total_steps than the run was started with", False)
+    skip_batches: tuple[int, int] | None = flag("steps A to B - 1 run as skipped", read=step_range, form="A:B")
+    preempted_exit_code: int = flag("exit code after being told to stop, once saved", 0, read=whole, form="N")
+    debug_fault: tuple[str, int, int | None] | None = flag(
+        "make a fault on purpose: nan", read=fault, form="KIND@STEP[:PROCESS]")
+    max_samples: int | None = flag("use only the first N pairs of the training data", read=positive, form="N")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalFlags:
+    """Evaluate a saved step of a run, or an exported tower."""
+
+    workdir: str | None = flag("the run's folder; its own config is used", form="DIR")
+    step: int | None = flag("which checkpoint; the newest if absent", read=whole, form="N")
+    model: str | None = flag("an exported folder, instead of --workdir", form="DIR")
+    tasks: tuple[str, ...] = flag("names of evaluation sets; all of them if absent", (), read=words, form="A,B")
+    data_root: str | None = flag("folder that relative set paths start from", form="DIR")
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedFlags:
+    """Embed pictures or texts into an .npz of ids and unit vectors."""
+
+    model: str = flag("a run's folder or an export", form="DIR", required=True)
+    images: str | None = flag("pictures: a glob, a folder or shards", form="GLOB_OR_TAR")
+    texts: str | None = flag("texts: a file with one on each line", form="FILE")
+    out: str = flag("the file to write", form="X.npz", required=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchFlags:
+    """Show the nearest pictures of an embedded collection to words or to a picture."""
+
+    model: str = flag("a run's folder or an export", form="DIR", required=True)
+    index: str = flag("what `embed` wrote", form="X.npz", required=True)
+    html: str | None = flag("write the result as a page too", form="FILE")
+    top: int = flag("how many to show", 5, read=whole, form="N")
+    args: tuple[str, ...] = flag("the words, or the path of a picture", (), form="WORDS_OR_PICTURE")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportFlags:
+    """Write the trained image tower as a folder that other packages load."""
+
+    workdir: str = flag("the run's folder", form="DIR", required=True)
+    step: int | None = flag("which checkpoint; the newest if absent", read=whole, form="N")
+    format: str = flag("timm", form="FORMAT", required=True)
+    out: str = flag("the folder to write", form="DIR", required=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheTextFlags:
+    """Compute the frozen text vectors of every caption once and keep them on disk."""
+
+    config: ConfigDict = flag(CONFIG, form="NAME", required=True)
+    out: str | None = flag("the folder to write; the shared cache if absent", form="DIR")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFlags:
+    """Index a data set, or count and show what is in it."""
+
+    caption_field: str = flag("txt, or a field of the .json member", "txt", form="FIELD")
+    json: bool = flag("print JSON", False)
+    args: tuple[str, ...] = flag("index or inspect, then shards or a folder", (), form="index|inspect DATA")
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyFlags:
+    """Check the digests of every file of a checkpoint."""
+
+    args: tuple[str, ...] = flag("a run's folder or one checkpoint", (), form="WORKDIR_OR_CHECKPOINT")
+
+
+COMMANDS: dict[str, type] = {
+    "train": TrainFlags, "eval": EvalFlags, "embed": EmbedFlags, "search": SearchFlags, "export": ExportFlags,
+    "cache_text": CacheTextFlags, "data": DataFlags, "verify": VerifyFlags,
+}
+
+
+def read(argv: Sequence[str], command: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The values of a command line by field name, and its (dotted key, text) changes of the config.
+
+    Raises:
+        ConfigError: an unknown flag, a value that does not read, a required flag that is absent.
+        SystemExit: help was asked for, and printed.
+    """
+    if asks_for_help(argv):
+        print(help_text(command))
+        raise SystemExit(0)
+    fields = {field.name: field for field in dataclasses.fields(COMMANDS[command])}
+    values: dict[str, Any] = {}
+    changes: list[tuple[str, str]] = []
+    positional: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            positional += rest if word == "--" else [word]
+            rest = [] if word == "--" else rest
+            continue
+        name, equals, text = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name.startswith("config.") and "config" in fields:
+            changes.append((name.removeprefix("config."), text if equals else _next(rest, name)))
+            continue
+        field, negated = _find(name, fields, command)
+        if isinstance(field.default, bool):
+            values[field.name] = _switch(name, text if equals else "true") != negated
+        else:
+            values[field.name] = _value(field, text if equals else _next(rest, name))
+    _place(positional, fields, values, command)
+    _complete(fields, values, command)
+    return values, changes
+
+
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for help."""
+    return any(word in ("--help", "-h", "--helpshort", "--helpfull") for word in argv)
+
+
+def help_text(command: str) -> str:
+    """What `lit-tune COMMAND --help` prints."""
+    flags = COMMANDS[command]
+    lines = [f"lit-tune {command.replace('_', '-')}: {flags.__doc__}", ""]
+    for field in dataclasses.fields(flags):
+        switch = isinstance(field.default, bool)
+        form = field.metadata["form"] if field.name == "args" else f"--{field.name}" + (
+            "" if switch else f"={field.metadata['form']}")
+        default = "" if switch or field.default in (None, (), "", -1) else f" (default {field.default})"
+        required = " (required)" if field.metadata["required"] else ""
+        lines.append(f"  {form:<38} {field.metadata['meaning']}{default}{required}")
+    if "config" in {field.name for field in dataclasses.fields(flags)}:
+        lines.append(f"  {'--config.SECTION.KEY=VALUE':<38} change any key of configs/common.py")
+    return "\n".join(lines)
+
+
+def closest(word: str, known: Sequence[str]) -> str:
+    """`did you mean X?` for a near miss, else the list of what there is."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+
+
+def _find(name: str, fields: dict[str, dataclasses.Field], command: str) -> tuple[dataclasses.Field, bool]:
+    """The field of a flag, and whether `no` stood before a switch's name."""
+    known = {key: field for key, field in fields.items() if key != "args"}
+    if name in known:
+        return known[name], False
+    positive = known.get(name.removeprefix("no"))
+    if positive is not None and isinstance(positive.default, bool):
+        return positive, True
+    raise errors.ConfigError(errors.explain(
+        f"--{name}", expected=f"a flag of {command}", found="an unknown one",
+        do=closest(f"--{name}", [f"--{key}" for key in known])))
+
+
+def _next(rest: list[str], name: str) -> str:
+    """The word after a flag that was written without `=`."""
+    if not rest or rest[0].startswith("--"):
+        raise errors.ConfigError(errors.explain(f"--{name}", expected="a value", found="none",
+                                                do=f"write --{name}=VALUE"))
+    return rest.pop(0)
+
+
+def _switch(name: str, text: str) -> bool:
+    """The truth of a switch's value."""
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise errors.ConfigError(errors.explain(f"--{name}", expected="true or false", found=repr(text),
+                                                do=f"write --{name} or --no{name}"))
+    return text.lower() in ("true", "1")
+
+
+def _value(field: dataclasses.Field, text: str) -> Any:
+    """The value that a flag's text stands for."""
+    try:
+        return field.metadata["read"](text)
+    except ValueError as error:
+        name, form = field.name, field.metadata["form"]
+        raise errors.ConfigError(errors.explain(
+            f"--{name}", expected=form, found=f"{text!r} ({error})", do=f"write --{name}={form}")) from error
+
+
+def _place(positional: list[str], fields: dict[str, dataclasses.Field], values: dict[str, Any], command: str) -> None:
+    """Put words that belong to no flag into `args`, where a command has it."""
+    if positional and "args" not in fields:
+        raise errors.ConfigError(errors.explain(
+            command, expected="flags only", found=repr(positional[0]), do=f"see lit-tune {command} --help"))
+    if positional:
+        values["args"] = tuple(positional)
+
+
+def _complete(fields: dict[str, dataclasses.Field], values: dict[str, Any], command: str) -> None:
+    """Refuse a command line that lacks a required flag."""
+    for name, field in fields.items():
+        if field.metadata["required"] and name not in values:
+            raise errors.ConfigError(errors.explain(
+                command, expected=f"--{name}={field.metadata['form']}", found="no such flag",
+                do=f"add it ({field.metadata['meaning']})"))
