@@ -1,0 +1,84 @@
+"""Pooling heads: tokens (b, n, d) -> one vector a picture (b, d).
+
+`map` is big_vision's, SigLIP's and timm's attention pooling and the one that exports everywhere. `nomic` is the head of
+nomic-embed-vision: it adds its MLP to the class token instead of to the attention output, so no timm model can hold it.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from lit_tune.models.layers import LayerNorm, Linear, Mlp, SwiGLU, attention, project
+
+POOLS = ("map", "nomic", "cls", "mean", "none")  # "none": a bare trunk, its tokens are the output
+
+
+class LatentAttention(nnx.Module):
+    """One learned query attending to all tokens: the shared part of both attention heads."""
+
+    def __init__(self, width: int, num_heads: int, latent: Float[Array, "1 1 d"], *, rngs: nnx.Rngs) -> None:
+        self.num_heads = num_heads
+        self.latent = nnx.Param(latent)
+        self.q = Linear(width, width, rngs=rngs)
+        self.k = Linear(width, width, rngs=rngs)
+        self.v = Linear(width, width, rngs=rngs)
+        self.proj = Linear(width, width, rngs=rngs)
+
+    def attend(self, tokens: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b 1 d"]:
+        """The projected attention output of the latent query."""
+        b, n, d = tokens.shape
+        q = self.q(self.latent[...], dtype).reshape(1, 1, self.num_heads, -1)  # (1, 1, h, k)
+        kv = project(tokens, [self.k, self.v], dtype).reshape(b, n, 2, self.num_heads, -1)  # (b, n, 2, h, k)
+        heads = attention(jnp.broadcast_to(q, (b, *q.shape[1:])), kv[:, :, 0], kv[:, :, 1])
+        return self.proj(heads.reshape(b, 1, d), dtype)
+
+
+class MapHead(LatentAttention):
+    """`x + mlp(norm(x))` with x the attention output of one latent query.
+
+    Source: timm layers/attention_pool.py `AttentionPoolLatent` (names, and the truncated-normal latent of standard
+    deviation d^-0.5); big_vision models/vit.py `MAPHead`.
+    """
+
+    def __init__(self, width: int, num_heads: int, mlp_dim: int, eps: float, *, rngs: nnx.Rngs) -> None:
+        latent = width**-0.5 * jax.random.truncated_normal(rngs.params(), -2, 2, (1, 1, width), jnp.float32)
+        super().__init__(width, num_heads, latent, rngs=rngs)
+        self.norm = LayerNorm(width, eps)
+        self.mlp = Mlp(width, mlp_dim, rngs=rngs)
+
+    def __call__(self, tokens: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b d"]:
+        x = self.attend(tokens, dtype)
+        return (x + self.mlp(self.norm(x), dtype))[:, 0]
+
+
+class NomicHead(LatentAttention):
+    """`class token + mlp(norm(attention output))`: the attention output itself is not added.
+
+    Source: contrastors models/huggingface/modeling_hf_nomic_bert.py `NomicMultiHeadAttentionPooling` at 613ddfd. The
+    latent starts at zero there (its own init is never called), so attention starts uniform.
+    """
+
+    def __init__(self, width: int, num_heads: int, mlp_dim: int, eps: float, *, rngs: nnx.Rngs) -> None:
+        super().__init__(width, num_heads, jnp.zeros((1, 1, width), jnp.float32), rngs=rngs)
+        self.norm = LayerNorm(width, eps)
+        self.mlp = SwiGLU(width, mlp_dim, rngs=rngs)
+
+    def stages(self, tokens: Float[Array, "b n d"], dtype: DTypeLike) -> dict[str, Array]:
+        """The head's inner values under the names of the peer's modules."""
+        attended = self.attend(tokens, dtype)
+        normed = self.norm(attended)
+        return {
+            "selector_attn_out": attended,
+            "selector_norm1_out": normed,
+            "selector_mlp_out": self.mlp(normed, dtype),
+        }
+
+    def __call__(self, tokens: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b n d"]:
+        """Every token plus the same vector: what the peer calls last_hidden_state; its row 0 is the embedding."""
+        return tokens + self.mlp(self.norm(self.attend(tokens, dtype)), dtype)
+
+    def pooled(self, tokens: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b d"]:
+        """Row 0 of `__call__`, without the other rows."""
+        return tokens[:, 0] + self.mlp(self.norm(self.attend(tokens, dtype)), dtype)[:, 0]

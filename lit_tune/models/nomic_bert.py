@@ -1,0 +1,119 @@
+"""The NomicBert text tower (nomic-embed-text): rotary positions, SwiGLU, no biases, post-norm.
+
+Source: contrastors models/huggingface/modeling_hf_nomic_bert.py at 613ddfd; transformers models/nomic_bert.
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from lit_tune.models.bert import Embeddings
+from lit_tune.models.layers import Attention, LayerNorm, SwiGLU
+from lit_tune.models.text_pool import check_pool, pool_tokens
+
+
+@dataclass(frozen=True)
+class NomicBertSpec:
+    """The architecture and how its tokens become one vector.
+
+    Attributes:
+        vocab_size, type_vocab: rows of the embedding tables.
+        width, depth, num_heads, mlp_dim: as everywhere; mlp_dim is the hidden width of the SwiGLU.
+        norm_eps: of every LayerNorm, 1e-12.
+        rope_theta: base of the rotary frequencies, 1000.
+        ntk_factor: dynamic-NTK scaling of texts longer than `ntk_length` tokens; 0: none (as trained, v1.5).
+        ntk_length: tokens up to which frequencies stay as they are.
+        pool: mean | cls.
+        layer_norm: LayerNorm without affine on the pooled vector (v1.5).
+        dim: numbers kept of the vector, 0 for all.
+    """
+
+    vocab_size: int
+    type_vocab: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    norm_eps: float
+    rope_theta: float
+    ntk_factor: float
+    ntk_length: int
+    pool: str
+    layer_norm: bool
+    dim: int
+
+    def __post_init__(self) -> None:
+        check_pool(self.pool)
+
+
+class Block(nnx.Module):
+    """norm1(x + attn(x)), then norm2(x + mlp(x))."""
+
+    def __init__(self, spec: NomicBertSpec, *, rngs: nnx.Rngs) -> None:
+        self.attn = Attention(spec.width, spec.num_heads, biases=(False, False, False, False), rngs=rngs)
+        self.norm1 = LayerNorm(spec.width, spec.norm_eps)
+        self.mlp = SwiGLU(spec.width, spec.mlp_dim, bias=False, rngs=rngs)
+        self.norm2 = LayerNorm(spec.width, spec.norm_eps)
+
+    def __call__(
+        self, x: Float[Array, "b s d"], rope: tuple[Array, Array], mask: Bool[Array, "b s"], dtype: DTypeLike
+    ) -> Float[Array, "b s d"]:
+        x = self.norm1(x + self.attn(x, rope=rope, mask=mask, dtype=dtype))
+        return self.norm2(x + self.mlp(x, dtype))
+
+
+class NomicBert(nnx.Module):
+    """The tower. Values at padded positions mean nothing, and no real token sees them."""
+
+    def __init__(self, spec: NomicBertSpec, *, rngs: nnx.Rngs) -> None:
+        self.spec = spec
+        self.embeddings = Embeddings(spec.vocab_size, 0, spec.type_vocab, spec.width, spec.norm_eps, rngs=rngs)
+        self.blocks = nnx.List([Block(spec, rngs=rngs) for _ in range(spec.depth)])
+
+    def _rope(self, mask: Bool[Array, "b s"]) -> tuple[Float[Array, "r s half"], Float[Array, "r s half"]]:
+        """cos and sin, one row for all texts, or one a text where the NTK rule looks at its length."""
+        spec = self.spec
+        head_dim = spec.width // spec.num_heads
+        steps = np.arange(mask.shape[1])[None, :, None]
+        exponents = -np.arange(0, head_dim, 2) / head_dim  # (half,)
+        if not spec.ntk_factor:
+            angles = steps * spec.rope_theta**exponents  # (1, s, half), float64 at trace time
+            return jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)
+        # The peer takes the length of the padded batch and keeps the change for all later batches; a text's own length
+        # gives what the peer gives for that text alone in a fresh model, whatever it is batched with.
+        length = jnp.sum(mask, axis=1, keepdims=True).astype(jnp.float32)  # (b, 1)
+        stretch = jnp.maximum(spec.ntk_factor * length / spec.ntk_length - (spec.ntk_factor - 1), 1.0)
+        theta = spec.rope_theta * stretch ** (head_dim / (head_dim - 2))
+        angles = jnp.asarray(steps, jnp.float32) * (theta ** jnp.asarray(exponents, jnp.float32))[:, None, :]
+        return jnp.cos(angles), jnp.sin(angles)  # (b, s, half)
+
+    def stages(
+        self, input_ids: Int[Array, "b s"], attention_mask: Int[Array, "b s"], *, dtype: DTypeLike = jnp.float32
+    ) -> dict[str, Array]:
+        """embeddings, block_NN, last_hidden_state: each (b, s, d)."""
+        mask = attention_mask != 0
+        rope = self._rope(mask)
+        x = self.embeddings(input_ids, dtype)
+        found = {"embeddings": x}
+        for i, block in enumerate(self.blocks):
+            x = block(x, rope, mask, dtype)
+            found[f"block_{i:02}"] = x
+        return found | {"last_hidden_state": x.astype(jnp.float32)}
+
+    def tokens(
+        self, input_ids: Int[Array, "b s"], attention_mask: Int[Array, "b s"], *, dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "b s d"]:
+        """The last hidden states, float32."""
+        return self.stages(input_ids, attention_mask, dtype=dtype)["last_hidden_state"]
+
+    def __call__(
+        self, input_ids: Int[Array, "b s"], attention_mask: Int[Array, "b s"], *, dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "b d"]:
+        """The pooled vector, float32, not L2-normalised; arguments as `Bert.__call__`."""
+        spec = self.spec
+        x = self.tokens(input_ids, attention_mask, dtype=dtype)
+        return pool_tokens(x, attention_mask != 0, spec.pool, spec.layer_norm, spec.dim)
