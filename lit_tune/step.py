@@ -1,0 +1,165 @@
+"""The training step: forward, loss, gradient, update, metrics, as one jitted function on global arrays."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from lit_tune import losses, optim, sharding, tree
+from lit_tune.models import two_towers
+from lit_tune.models.functional import Tower
+from lit_tune.text.provider import live_text_tower
+
+State = dict[str, Any]
+Batch = dict[str, Any]
+
+
+class Built(NamedTuple):
+    """What `build_step` returns; train, tests and every other caller use nothing else."""
+
+    step: Callable[[State, Batch, tree.Tree], tuple[State, dict[str, jax.Array], dict[str, jax.Array]]]
+    init: Callable[[jax.Array], State]  # a key -> the state, made in place on the mesh
+    abstract: tuple[State, Batch, tree.Tree]  # of the step's three arguments
+    shardings: tuple[State, Batch, tree.Tree]
+    image_tower: Tower
+    text_tower: Tower | None  # None where cached vectors reach the step
+
+
+def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] = (0, 0), nan_at: int = -1) -> Built:
+    """The jitted step for a config on a mesh, with its abstract arguments and their shardings.
+
+    Args:
+        config: a checked config.
+        mesh: axes data, fsdp, tensor.
+        skip_batches: half-open range of steps that are executed as skipped.
+        nan_at: a step whose loss is made non-finite (`--debug_fault=nan@STEP`); -1: none.
+
+    Returns:
+        `Built`; `step(state, batch, text_params) -> (state, metrics, embeddings)` donates its state. `metrics` are
+        float32 scalars; `embeddings` are the step's unit rows, left on the devices for the occasional closer look.
+    """
+    image_tower, text_tower = two_towers.vision_tower(config), live_text_tower(config)
+    tx = optim.make_tx(config)
+    schedule = optim.make_schedule(config)
+
+    def init(key: jax.Array) -> State:
+        return init_state(config, image_tower, tx, key)
+
+    abstract_state = jax.eval_shape(init, jax.random.key(0))
+    abstract = (abstract_state, abstract_batch(config, mesh), text_tower.abstract() if text_tower else {})
+    placed = (sharding.shardings(abstract[0], mesh),
+              {name: sharding.batch_sharding(mesh) for name in abstract[1]},
+              sharding.shardings(abstract[2], mesh))
+
+    def step(state: State, batch: Batch, text_params: tree.Tree) -> tuple[State, dict, dict]:
+        """One optimizer step; every array is global."""
+        def loss_of(params: tree.Tree) -> tuple[jax.Array, tuple[dict, dict]]:
+            return forward(config, mesh, image_tower, text_tower, params, text_params, batch, state["step"])
+
+        (loss, (metrics, embeddings)), grads = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
+        loss = jnp.where(state["step"] == nan_at, jnp.nan, loss) if nan_at >= 0 else loss
+        grad_norm = optim.global_norm(grads)  # before the clip
+        start, stop = skip_batches
+        skipped_by_hand = (state["step"] >= start) & (state["step"] < stop)
+        ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & ~skipped_by_hand
+        lr = schedule(state["step"])
+        new = update(config, tx, state, grads, grad_norm, lr)
+        # A selection, not a product with 0: 0 x NaN is NaN and would reach the weights.
+        state = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, state) | {
+            "step": state["step"] + 1,  # a skipped step consumes its batch and its place in the schedule
+            "skipped": state["skipped"] + (~ok).astype(jnp.int32)}
+        metrics |= {"loss": loss, "grad_norm": grad_norm, "lr": lr, "skipped_steps": state["skipped"],
+                    "clipped_frac": (grad_norm > config.optim.clip_norm) & (config.optim.clip_norm > 0),
+                    "logit_scale": jnp.exp(state["params"]["logit_scale"])}
+        if "logit_bias" in state["params"]:
+            metrics["logit_bias"] = state["params"]["logit_bias"]
+        return state, jax.tree.map(jnp.float32, metrics), embeddings
+
+    embedding_shardings = {"zimg": sharding.batch_sharding(mesh), "ztxt": sharding.batch_sharding(mesh)}
+    jitted = jax.jit(step, in_shardings=placed, donate_argnums=0,
+                     out_shardings=(placed[0], sharding.replicated(mesh), embedding_shardings))
+    return Built(jitted, jax.jit(init, out_shardings=placed[0]), abstract, placed, image_tower, text_tower)
+
+
+def forward(config: ConfigDict, mesh: Mesh, image_tower: Tower, text_tower: Tower | None, params: tree.Tree,
+            text_params: tree.Tree, batch: Batch, step: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
+    """loss, (metrics, {"zimg", "ztxt"}) of one global batch."""
+    dtype = jnp.dtype(config.dtype)
+    zimg = two_towers.embed_image(image_tower, params["image"], batch["image"], config.data.mean, config.data.std,
+                                  dtype=dtype, remat=config.vision.remat,
+                                  keep=kept_patches(config, batch["image"].shape[0], step))  # (b, d)
+    if text_tower is None:
+        ztxt = batch["ztxt"]  # (b, d), the frozen tower's vectors, computed once
+    else:
+        ztxt = two_towers.embed_text(text_tower, text_params, batch["input_ids"], batch["attention_mask"], dtype=dtype)
+    # The gather of the text is the loss's only large traffic: half the bytes where the towers compute in bfloat16.
+    rows, caption_id = ztxt.astype(dtype), batch["caption_id"]
+    if "extra_ztxt" in batch:  # texts without a picture of their own: negatives only
+        rows = jnp.concatenate([rows, batch["extra_ztxt"].astype(dtype)])  # (b + k, d)
+        caption_id = jnp.concatenate([caption_id, batch["extra_caption_id"]])  # (b + k, 2)
+    scalars = [params[name] for name in ("logit_scale", "logit_bias") if name in params]
+    loss, metrics = losses.named(config.loss.name)(
+        zimg, rows, *scalars, mesh=mesh, caption_ids=caption_id if config.loss.mask_equal_captions else None)
+    return loss, (metrics, {"zimg": zimg, "ztxt": ztxt})
+
+
+def kept_patches(config: ConfigDict, rows: int, step: jax.Array) -> jax.Array | None:
+    """(rows, kept) int32 indices of the patch tokens each picture keeps; None without patch dropout.
+
+    Drawn from (seed, step, row), that is from the sample's position: the same on any topology and after a restart.
+    """
+    if config.vision.patch_dropout == 0.0:
+        return None
+    height, width = config.vision.image_size
+    patches = (height // config.vision.patch_size) * (width // config.vision.patch_size)
+    kept = max(1, round(patches * (1 - config.vision.patch_dropout)))
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
+    draw = jax.vmap(lambda k: jnp.sort(jax.random.permutation(k, patches)[:kept]))
+    return draw(keys)  # (rows, kept)
+
+
+def update(config: ConfigDict, tx: Any, state: State, grads: tree.Tree, grad_norm: jax.Array, lr: jax.Array) -> State:
+    """The state after clip, AdamW, temperature clamp and EMA, as if every number were finite."""
+    params = state["params"]
+    grads = optim.clip(grads, grad_norm, config.optim.clip_norm)
+    updates, opt_state = tx.update(grads, state["opt_state"], params)
+    params = jax.tree.map(lambda p, u: p - lr * u, params, updates)
+    if config.loss.logit_scale_max > 0:  # after the update, as the reference does; never below exp(0) = 1
+        params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, jnp.log(config.loss.logit_scale_max))
+    new = state | {"params": params, "opt_state": opt_state}
+    if "ema" in state:
+        new["ema"] = optim.ema(state["ema"], params, config.optim.ema_decay)
+    return new
+
+
+def init_state(config: ConfigDict, image_tower: Tower, tx: Any, key: jax.Array) -> State:
+    """The state at step 0: random weights, zero moments."""
+    params = {"image": image_tower.init(key), "logit_scale": jnp.float32(config.loss.logit_scale_init)}
+    if config.loss.name == "sigmoid":
+        params["logit_bias"] = jnp.float32(config.loss.logit_bias_init)
+    state = {"step": jnp.int32(0), "params": params, "opt_state": tx.init(params), "skipped": jnp.int32(0)}
+    if config.optim.ema_decay > 0:
+        state["ema"] = jax.tree.map(jnp.copy, params)  # a copy: the step donates both
+    return state
+
+
+def abstract_batch(config: ConfigDict, mesh: Mesh) -> Batch:
+    """Shapes and dtypes of a global batch: pixels as bytes, captions as vectors (cached) or token ids (live)."""
+    rows, width = config.global_batch, config.vision.embed_dim or config.vision.width
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    batch = {"image": array(jnp.uint8, rows, *config.vision.image_size, 3), "caption_id": array(jnp.uint32, rows, 2)}
+    if config.text.source == "cached":
+        batch["ztxt"] = array(jnp.float32, rows, width)
+    else:
+        batch |= {name: array(jnp.int32, rows, config.text.max_length) for name in ("input_ids", "attention_mask")}
+    if config.loss.extra_negatives:
+        batch["extra_ztxt"] = array(jnp.float32, config.loss.extra_negatives, width)
+        batch["extra_caption_id"] = array(jnp.uint32, config.loss.extra_negatives, 2)
+    return batch

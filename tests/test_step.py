@@ -1,0 +1,252 @@
+"""The training step: the same on any number of devices and processes, and unmoved by numbers that are none."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from test_distributed import finish, start
+
+from lit_tune import config as config_module, losses, sharding, step as step_module, tree
+from lit_tune.models import two_towers
+
+ROWS, WIDTH, STEPS = 16, 16, 5
+
+
+def config_of(**changes: Any) -> ConfigDict:
+    """A tower of one block on 16 px pictures; keys as on the command line, `optim__lr` for optim.lr."""
+    config = config_module.load("quickstart").unlock()
+    config.global_batch, config.total_steps, config.dtype = ROWS, 20, "float32"
+    config.vision.update(image_size=(16, 16), patch_size=8, width=WIDTH, depth=1, num_heads=2, mlp_dim=32, pool="map",
+                         pool_mlp_dim=32, final_norm=True, embed_dim=0, patch_dropout=0.0, remat="none")
+    config.text.source = "cached"
+    config.loss.update(name="softmax", logit_scale_max=0.0, mask_equal_captions=False, extra_negatives=0)
+    config.optim.update(lr=1e-3, lr_scaling="none", schedule="cosine", warmup_steps=2, wd=0.1, clip_norm=1.0,
+                        ema_decay=0.0)
+    for name, value in changes.items():
+        section, _, key = name.rpartition("__")
+        setattr(getattr(config, section) if section else config, key, value)
+    return config.lock()
+
+
+def batch_of(step: int, config: ConfigDict) -> dict[str, np.ndarray]:
+    """The global batch of a step, the same in every process; some captions repeat."""
+    rng = np.random.default_rng([7, step])
+
+    def rows(n: int) -> tuple[np.ndarray, np.ndarray]:
+        ztxt = rng.standard_normal((n, WIDTH))
+        return (np.float32(ztxt / np.linalg.norm(ztxt, axis=1, keepdims=True)),
+                np.uint32(rng.integers(0, 12, (n, 1)).repeat(2, 1)))
+
+    batch = {"image": rng.integers(0, 256, (ROWS, 16, 16, 3), dtype=np.uint8)}
+    batch["ztxt"], batch["caption_id"] = rows(ROWS)
+    if config.loss.extra_negatives:
+        batch["extra_ztxt"], batch["extra_caption_id"] = rows(config.loss.extra_negatives)
+    return batch
+
+
+def place(arrays: tree.Tree, shardings: tree.Tree) -> tree.Tree:
+    """Global arrays from numpy ones that every process has whole."""
+    return jax.tree.map(lambda a, s: jax.make_array_from_callback(np.shape(a), s, lambda index: a[index]), arrays,
+                        shardings)
+
+
+def mesh_of(data: int, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
+    """The training mesh over the first devices."""
+    config = config_of(mesh__data=data, mesh__fsdp=fsdp, mesh__tensor=tensor)
+    return sharding.make_mesh(config.mesh, jax.devices()[: data * fsdp * tensor])
+
+
+def initial(built: step_module.Built) -> tree.Tree:
+    """A state of random parameters and zero moments, from numpy: compiling the real `init` would double the time."""
+    rng = np.random.default_rng(1)
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), built.abstract[0])
+    state["params"] = tree.map_with_names(
+        lambda name, leaf: np.float32(rng.normal(name.endswith("scale"), 0.1, leaf.shape)), state["params"])
+    state["params"] |= {"logit_scale": np.float32(2.5)} | (
+        {"logit_bias": np.float32(-4.0)} if "logit_bias" in state["params"] else {})
+    if "ema" in state:
+        state["ema"] = jax.tree.map(np.copy, state["params"])
+    return place(state, built.shardings[0])
+
+
+def run(built: step_module.Built, config: ConfigDict, steps: int = STEPS,
+        spoil: int = -1) -> tuple[list[dict[str, np.ndarray]], list[dict[str, float]]]:
+    """States (flat, one before the first step and one after each) and metrics; a caption vector of `spoil` is NaN."""
+    state = initial(built)
+    states, log = [host(state)], []
+    for t in range(steps):
+        batch = batch_of(t, config)
+        if t == spoil:
+            batch["ztxt"][3, 0] = np.nan
+        state, metrics, _ = built.step(state, place(batch, built.shardings[1]), {})
+        states.append(host(state))
+        log.append({name: float(value) for name, value in metrics.items()})
+    return states, log
+
+
+@cache
+def built_on(*axes: int) -> step_module.Built:
+    """The plain step on a mesh, compiled once for all tests."""
+    return step_module.build_step(config_of(), mesh_of(*axes))
+
+
+def host(state: tree.Tree) -> dict[str, np.ndarray]:
+    """{name: a copy on the host}."""
+    return {name: np.array(leaf) for name, leaf in tree.flatten(state).items()}
+
+
+@cache
+def on_one_device() -> tuple[list[dict[str, np.ndarray]], list[dict[str, float]]]:
+    """The run that others are compared with."""
+    return run(built_on(1), config_of())
+
+
+@cache
+def eventful() -> tuple[list[dict[str, np.ndarray]], list[dict[str, float]]]:
+    """Eight steps with an average, a clamp and masking; 1, 2 (by hand), 4 (fault) and 6 (data) must not count."""
+    config = config_of(optim__ema_decay=0.5, loss__logit_scale_max=10.0, loss__mask_equal_captions=True)
+    return run(step_module.build_step(config, mesh_of(1), skip_batches=(1, 3), nan_at=4), config, steps=8, spoil=6)
+
+
+def assert_close(state: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    """Equal but for float32 sums in another order.
+
+    Adam divides by the root of the second moment, so noise of 1e-7 in a gradient that is itself that small moves a
+    weight by up to lr (1e-3). Nothing here is that small but the pooling head's key bias, whose true gradient is 0.
+    """
+    assert set(state) == set(other)
+    for name, leaf in state.items():
+        if "attn_pool/k/bias" not in name:
+            np.testing.assert_allclose(leaf, other[name], rtol=1e-4, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2)])
+def test_eight_devices_train_the_parameters_of_one(axes: tuple[int, int, int]) -> None:
+    states, log = run(built_on(*axes), config_of())
+    assert_close(states[-1], on_one_device()[0][-1])
+    for ours, theirs in zip(log, on_one_device()[1], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    assert not np.array_equal(states[0]["params/image/pos_embed"], states[-1]["params/image/pos_embed"])
+
+
+@pytest.mark.multiprocess
+def test_two_processes_train_the_parameters_of_one(tmp_path: Path) -> None:
+    processes = start(f"""
+        import numpy as np
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_step
+        states, log = test_step.run(test_step.built_on(2), test_step.config_of())
+        np.savez({str(tmp_path)!r} + f"/{{me}}.npz", loss=log[-1]["loss"], **states[-1])
+    """)
+    codes, outputs = finish(processes, seconds=180.0)
+    assert codes == [0, 0], outputs
+    zero, one = (dict(np.load(tmp_path / f"{i}.npz")) for i in range(2))
+    assert all(np.array_equal(zero[name], one[name]) for name in zero)
+    assert zero.pop("loss") == pytest.approx(on_one_device()[1][-1]["loss"], rel=1e-5)
+    assert_close(zero, on_one_device()[0][-1])
+
+
+def test_steps_that_do_not_count_change_nothing_but_the_counts() -> None:
+    """Parameters, moments, Adam's count and the average stay bit for bit; the schedule goes on."""
+    states, log = eventful()
+    for t in range(8):
+        moved = {name for name in states[t] if not np.array_equal(states[t][name], states[t + 1][name])}
+        assert (moved == {"step", "skipped"}) == (t in (1, 2, 4, 6)), (t, moved)
+    last = states[-1]
+    assert (last["step"], last["skipped"], last["opt_state/0/count"]) == (8, 4, 4)
+    assert all(np.isfinite(leaf).all() for leaf in last.values())
+    assert [np.isfinite(line["loss"]) for line in log] == [t not in (4, 6) for t in range(8)]
+    assert [line["skipped_steps"] for line in log] == [0, 1, 2, 2, 3, 3, 4, 4]
+    assert [line["lr"] for line in log[:STEPS]] == [line["lr"] for line in on_one_device()[1]]
+
+
+def test_the_average_moves_by_its_share_in_steps_that_count() -> None:
+    states, _ = eventful()
+    average = states[0]["params/image/cls_token"]
+    for t in (0, 3, 5, 7):
+        average = (average + states[t + 1]["params/image/cls_token"]) / 2
+        np.testing.assert_allclose(states[t + 1]["ema/image/cls_token"], average, rtol=1e-5, atol=1e-7)
+
+
+def test_the_temperature_is_clamped_after_the_update() -> None:
+    states, log = eventful()
+    assert states[0]["params/logit_scale"] == 2.5  # above ln 10
+    assert states[1]["params/logit_scale"] == np.float32(np.log(10.0))  # already at step 0, whose learning rate is 0
+    assert log[0]["logit_scale"] == pytest.approx(10.0, rel=1e-6) and 0 < log[0]["masked_frac"] < 0.5
+
+
+def test_the_real_start_has_zero_moments_and_an_average_of_its_own() -> None:
+    config = config_of(optim__ema_decay=0.5, loss__name="sigmoid", loss__logit_bias_init=-9.0)
+    built = step_module.build_step(config, mesh_of(2))
+    state = built.init(jax.random.key(0))
+    named = tree.flatten(state)
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in named.items()} == {
+        name: (leaf.shape, leaf.dtype) for name, leaf in tree.flatten(built.abstract[0]).items()}
+    assert all(not np.any(leaf) for name, leaf in named.items() if name.startswith("opt_state"))
+    assert named["params/logit_bias"] == -9.0 and named["step"] == 0 and named["skipped"] == 0
+    average, weights = named["ema/image/pos_embed"], named["params/image/pos_embed"]
+    assert np.array_equal(average, weights) and np.any(weights)
+    # The step gives both buffers away: one buffer under two names would be an error there.
+    assert average.addressable_data(0).unsafe_buffer_pointer() != weights.addressable_data(0).unsafe_buffer_pointer()
+
+
+def test_extra_captions_reach_the_sigmoid_loss_on_eight_devices() -> None:
+    config = config_of(loss__name="sigmoid", loss__extra_negatives=8)
+    built, batch = step_module.build_step(config, mesh_of(8)), batch_of(0, config)
+    state, metrics, embeddings = built.step(initial(built), place(batch, built.shardings[1]), {})
+    texts = np.concatenate([batch["ztxt"], batch["extra_ztxt"]])
+    expected = losses.sigmoid_loss(np.array(embeddings["zimg"]), texts, np.float32(2.5), np.float32(-4.0))
+    assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert metrics["logit_bias"] == -4.0 and state["opt_state"][0].mu["logit_bias"] != 0
+
+
+def test_live_text_gives_the_step_of_cached_vectors(tmp_path: Path) -> None:
+    """A small BERT inside the step, frozen: no state for it, and the same update as with its vectors."""
+    peer = {"model_type": "bert", "vocab_size": 40, "max_position_embeddings": 8, "type_vocab_size": 2,
+            "hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+            "layer_norm_eps": 1e-12, "hidden_act": "gelu"}
+    (tmp_path / "config.json").write_text(json.dumps(peer))
+    live = step_module.build_step(config_of(text__source="live", text__model=str(tmp_path), text__max_length=6,
+                                            text__pool="mean", text__layer_norm=False), mesh_of(1))
+    rng = np.random.default_rng(2)
+    text_params = jax.tree.map(lambda leaf: np.float32(rng.normal(0, 0.3, leaf.shape)), live.text_tower.abstract())
+    ids = {"input_ids": rng.integers(0, 40, (ROWS, 6), dtype=np.int32),
+           "attention_mask": np.int32(np.arange(6) < rng.integers(2, 7, (ROWS, 1)))}
+    batch = batch_of(0, config_of())
+    batch["ztxt"] = np.array(jax.jit(lambda *a: two_towers.embed_text(live.text_tower, *a))(text_params, *ids.values()))
+    states = []
+    for built, arrays, params in ((built_on(1), batch, {}),
+                                  (live, {k: v for k, v in batch.items() if k != "ztxt"} | ids, text_params)):
+        state = initial(built)
+        for _ in range(2):  # the learning rate of the first is 0
+            state, _, embeddings = built.step(state, place(arrays, built.shardings[1]),
+                                              place(params, built.shardings[2]))
+        np.testing.assert_allclose(embeddings["ztxt"], batch["ztxt"], rtol=1e-5, atol=1e-6)
+        states.append(host(state))
+    assert_close(*states)
+    assert not any("text" in name for name in states[1])
+
+
+def test_the_compiled_step_gathers_the_text_once_and_no_image() -> None:
+    built = built_on(8, 1, 1)
+    arguments = initial(built), place(batch_of(0, config_of()), built.shardings[1]), {}
+    hlo = built.step.lower(*arguments).compile().as_text()
+    assert re.findall(r"= (\S+?)\{.*? all-gather(?:-start)?\(", hlo) == [f"f32[{ROWS},{WIDTH}]"]
+    assert not re.search(r" all-to-all\(", hlo)
+
+
+def test_kept_patches_depend_on_step_and_row_only() -> None:
+    config = config_of(vision__image_size=(64, 64), vision__patch_dropout=0.75)
+    kept = np.array(step_module.kept_patches(config, 8, jnp.int32(3)))
+    assert kept.shape == (8, 16) and kept.min() >= 0 and kept.max() < 64
+    assert all(len(set(row)) == 16 for row in kept) and len({tuple(row) for row in kept}) == 8
+    assert np.array_equal(kept[:4], step_module.kept_patches(config, 4, jnp.int32(3)))  # whatever else is in the batch
+    assert not np.array_equal(kept, step_module.kept_patches(config, 8, jnp.int32(4)))
+    assert step_module.kept_patches(config_of(), 8, jnp.int32(0)) is None
