@@ -1,0 +1,1 @@
+"""From shards or folders to batches: index, order, sources, transforms, loader (only `loader` imports jax)."""

@@ -1,0 +1,131 @@
+"""Which sample stands at which position of the run: pure functions of (seed, position), 64-bit, without any table.
+
+position = step * global_batch + row. Each epoch is a permutation of all samples of its own. Nothing is stored and
+nothing depends on hosts, workers or restarts, so a run continues anywhere from its step alone.
+
+Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains" (CT-RSA 2002): a Feistel network with cycle walking;
+the mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
+Generators", OOPSLA 2014).
+"""
+
+import hashlib
+
+import numpy as np
+
+ROUNDS = 6
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the step of SplitMix64
+MASK64 = (1 << 64) - 1
+
+Words = np.ndarray | np.uint64  # one uint64 or an array of them
+
+_SUBSTITUTE = 1  # purposes that must not share random numbers, folded in after the seed
+_EXTRA = 2
+
+
+def mix(x: Words) -> Words:
+    """uint64 -> uint64, a bijection that changes half of the bits for any changed bit."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def fold(seed: int, *values: int | Words) -> Words:
+    """One uint64 (or an array of them) that depends on the seed and on every value in turn."""
+    state = mix(np.asarray(seed & MASK64, np.uint64) + GOLDEN)
+    with np.errstate(over="ignore"):
+        for value in values:
+            state = mix(state * np.uint64(3) + GOLDEN + np.asarray(value).astype(np.uint64))
+    return state
+
+
+def permutation(i: np.ndarray, n: int, key: Words | int) -> np.ndarray:
+    """Where a keyed permutation of range(n) puts each `i`.
+
+    A Feistel network permutes the smallest range of 2**(2h) numbers that holds n; a result outside range(n) goes
+    through it again until it falls inside, which keeps the whole a permutation of range(n).
+
+    Args:
+        i: uint64, any shape, each below n.
+        n: length of the permutation, 1 to 2**62.
+        key: uint64, one or as many as `i`; another key is another permutation.
+
+    Returns:
+        uint64, the shape of `i`.
+    """
+    i = np.asarray(i, np.uint64)
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    out = i.reshape(-1).copy()
+    keys = np.broadcast_to(np.asarray(key, np.uint64), i.shape).reshape(-1)
+    inside = np.uint64(n)
+    todo = np.arange(out.size)
+    while todo.size:
+        moved = _feistel(out[todo], half, keys[todo])
+        out[todo] = moved
+        todo = todo[moved >= inside]
+    return out.reshape(i.shape)
+
+
+def _feistel(x: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
+    """ROUNDS rounds on two halves of `half` bits each."""
+    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    left, right = x >> shift, x & mask
+    with np.errstate(over="ignore"):
+        for number in range(ROUNDS):
+            round_keys = keys + GOLDEN * np.uint64(number + 1)
+            left, right = right, left ^ (mix(right + mix(round_keys)) & mask)
+    return (left << shift) | right
+
+
+def locate(position: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(epoch, index) of each position: epoch e holds the samples in the order of its own permutation.
+
+    Args:
+        position: uint64, step * global_batch + row; any shape.
+        n: number of samples in the index.
+        seed: of the run.
+
+    Returns:
+        Two uint64 arrays of the shape of `position`; index is below n.
+    """
+    position = np.asarray(position, np.uint64)
+    epoch, offset = np.divmod(position, np.uint64(n))
+    return epoch, permutation(offset, n, fold(seed, epoch))
+
+
+def substitute(seed: int, position: int, attempt: int, n: int) -> int:
+    """Index of the sample that stands in at `position` after `attempt` (1, 2, ...) samples there were bad."""
+    return int(fold(seed, _SUBSTITUTE, position, attempt)) % n
+
+
+def generator(seed: int, position: int) -> np.random.Generator:
+    """The random numbers of one position of the run: caption choice first, then the view of the picture."""
+    return np.random.default_rng((seed & MASK64, int(position)))
+
+
+def extra_rows(step: int, k: int, n_unique: int, seed: int) -> np.ndarray:
+    """Rows of the unique captions that join step `step` as negatives only.
+
+    Args:
+        step: of the run.
+        k: rows wanted.
+        n_unique: unique captions there are.
+
+    Returns:
+        int64 (min(k, n_unique),), no row twice; all of them in order where k >= n_unique.
+    """
+    if k >= n_unique:
+        return np.arange(n_unique, dtype=np.int64)
+    return permutation(np.arange(k, dtype=np.uint64), n_unique, fold(seed, _EXTRA, step)).astype(np.int64)
+
+
+def planned_ids(step: int, global_batch: int, n: int, seed: int) -> np.ndarray:
+    """Index of the sample planned for each row of a step's global batch, int64 (global_batch,), bad ones included."""
+    positions = np.uint64(step) * np.uint64(global_batch) + np.arange(global_batch, dtype=np.uint64)
+    return locate(positions, n, seed)[1].astype(np.int64)
+
+
+def batch_digest(step: int, global_batch: int, n: int, seed: int) -> str:
+    """16 hex digits: hash of the planned ids of the global batch in row order (little-endian int64)."""
+    ids = planned_ids(step, global_batch, n, seed)
+    return hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]

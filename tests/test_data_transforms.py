@@ -1,0 +1,243 @@
+"""Pictures: bit-equal to the peers under `reference`, refused or decoded as the broken pictures' manifest says."""
+
+import io
+import json
+import os
+import re
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_tune.data import transforms
+from lit_tune.data.sample import BadSample
+
+GOLDEN = Path(__file__).parent / "golden"
+PEERS = Path(os.environ.get("LIT_TUNE_REFERENCE", GOLDEN / "reference")) / "e_images"
+BROKEN = [GOLDEN / "broken" / "images"]
+if "LIT_TUNE_DATA" in os.environ:
+    BROKEN.append(Path(os.environ["LIT_TUNE_DATA"]) / "broken" / "images")
+CASES = [(folder, name) for folder in BROKEN for name in json.loads((folder / "manifest.json").read_text())]
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    """A picture as bytes."""
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def photo(width: int = 80, height: int = 60) -> Image.Image:
+    """Smooth colours with a few edges."""
+    y, x = np.mgrid[0:height, 0:width]
+    rgb = np.stack([x * 255 / width, y * 255 / height, 127 + 127 * np.sin(x / 5) * np.cos(y / 7)], -1)
+    return Image.fromarray(rgb.astype(np.uint8))
+
+
+def test_reference_policy_is_bit_equal_to_the_peers():
+    stored = np.load(PEERS / "eval224_uint8.npz")
+    names = [name for name in stored.files if "/" not in name]
+    for name in names:
+        data = (PEERS / "files" / name).read_bytes()
+        ours = transforms.eval_transform(data, (224, 224), "reference", "shortest")
+        assert np.array_equal(ours, stored[name]), name
+    assert names, f"nothing stored in {PEERS}"
+    print(f"e_images: {len(names)} arrays compared")
+
+
+@pytest.mark.parametrize("case", sorted(json.loads((PEERS / "random_resized_crop_stats.json").read_text())))
+def test_crop_boxes_have_torchvisions_statistics(case):
+    peer = json.loads((PEERS / "random_resized_crop_stats.json").read_text())[case]
+    low, high, width, height = re.fullmatch(r"scale([\d.]+)-([\d.]+)_w(\d+)_h(\d+)", case).groups()
+    width, height, draws = int(width), int(height), 20_000
+    rng = np.random.default_rng(0)
+    scale = (float(low), float(high))
+    left, top, w, h = np.array(
+        [transforms.crop_box(width, height, rng, scale, (3 / 4, 4 / 3)) for _ in range(draws)]
+    ).T
+    assert left.min() >= 0 and top.min() >= 0 and (left + w).max() <= width and (top + h).max() <= height
+
+    def near(ours, theirs, variance):
+        error = np.sqrt(variance * (1 / draws + 1 / peer["draws"]))
+        assert abs(ours - theirs) <= 5 * error + 1e-12, (case, ours, theirs)
+
+    area, shape = w * h / (width * height), np.log(w / h)
+    near(area.mean(), peer["mean_area"], peer["var_area"])
+    near(shape.mean(), peer["mean_log_aspect"], peer["var_log_aspect"])
+    fallback = tuple(peer["fallback_box_w_h"])
+    same = ((w == fallback[0]) & (h == fallback[1])).mean()
+    share = peer["share_equal_to_fallback_box"]
+    near(same, share, max(share * (1 - share), 1 / peer["draws"]))
+    free = (width > w) & (height > h)
+    if free.sum() > 1000:  # a uniform number has variance 1 / 12
+        near((left[free] / (width - w[free])).mean(), 0.5, draws / free.sum() / 12)
+        near((top[free] / (height - h[free])).mean(), 0.5, draws / free.sum() / 12)
+    print(f"{case}: 1 arrays compared")
+
+
+@pytest.mark.parametrize("folder, name", CASES, ids=lambda value: value.parts[-3] if isinstance(value, Path) else value)
+@pytest.mark.parametrize("policy", ["clean", "reference"])
+def test_broken_pictures_are_refused_or_decoded_as_their_manifest_says(folder, name, policy):
+    expect = json.loads((folder / "manifest.json").read_text())[name]["expect"]
+    data = (folder / name).read_bytes()
+    if expect == "skip":
+        with pytest.raises(BadSample) as caught:
+            transforms.decode(data, policy)
+        wanted = {"zero_byte.jpg": "empty_image", "bomb_20000x20000.png": "too_many_pixels"}
+        assert caught.value.kind in (wanted.get(name, "undecodable"), "unknown_format")
+    else:  # "policy" is for the size and shape filters that we do not have
+        rgb = transforms.decode(data, policy)
+        assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3
+        assert transforms.eval_transform(data, (32, 24), policy, "shortest").shape == (32, 24, 3)
+
+
+def test_clean_lays_alpha_on_white_and_reference_drops_it():
+    rgba = np.zeros((4, 6, 4), np.uint8)
+    rgba[:, :3] = (200, 10, 20, 255)
+    rgba[:, 3:] = (9, 9, 9, 0)
+    rgba[0, 0] = (0, 100, 255, 51)  # alpha 0.2
+    data = encoded(Image.fromarray(rgba))
+    clean, reference = transforms.decode(data, "clean"), transforms.decode(data, "reference")
+    assert (clean[:, 3:] == 255).all() and (clean[1, 1] == (200, 10, 20)).all()
+    assert np.abs(clean[0, 0].astype(int) - (204, 224, 255)).max() <= 1
+    assert (reference == rgba[..., :3]).all()
+    palette = Image.new("P", (2, 2), 1)
+    palette.putpalette([1, 2, 3, 40, 50, 60])
+    data = encoded(palette, transparency=b"\xff\x00")
+    assert (transforms.decode(data, "clean") == 255).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (transforms.decode(data, "reference") == (40, 50, 60)).all()
+
+
+def test_clean_scales_16_bit_grey_and_reference_saturates():
+    values = np.array([[0, 128, 257 * 7, 257 * 128, 65535]], np.uint16)
+    data = encoded(Image.fromarray(values))
+    assert transforms.decode(data, "clean")[0, :, 0].tolist() == [0, 0, 7, 128, 255]
+    assert transforms.decode(data, "reference")[0, :, 0].tolist() == [0, 128, 255, 255, 255]
+
+
+def test_clean_turns_pictures_upright_and_reference_does_not():
+    image = photo(40, 20)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(image, "JPEG", exif=exif, quality=95)
+    assert transforms.decode(data, "clean").shape == (40, 20, 3)
+    assert transforms.decode(data, "reference").shape == (20, 40, 3)
+    upright = transforms.decode(data, "clean").astype(int)
+    assert np.abs(upright - np.rot90(np.asarray(image), -1)).mean() < 5
+    broken = encoded(image, "JPEG", exif=b"Exif\0\0garbage")
+    assert transforms.decode(broken, "clean").shape == (20, 40, 3)
+
+
+def test_limits_hold_before_anything_is_decoded():
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0))
+    bomb = header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(BadSample, match="too_many_pixels"):
+            transforms.decode(bomb, "clean")
+    data = encoded(photo())
+    with pytest.raises(BadSample, match="too_many_bytes"):
+        transforms.decode(data, "clean", transforms.Limits(max_bytes=len(data) - 1))
+    with pytest.raises(BadSample, match="too_many_pixels"):
+        transforms.decode(data, "clean", transforms.Limits(max_pixels=80 * 60 - 1))
+    assert transforms.decode(data, "clean", transforms.Limits(len(data), 80 * 60)).shape == (60, 80, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+def test_formats_are_told_by_content_and_cut_files_are_refused(kind):
+    data = encoded(photo(), kind)
+    assert transforms.decode(data, "clean").shape == (60, 80, 3)
+    for share in (0.3, 0.8):
+        with pytest.raises(BadSample):
+            transforms.decode(data[: int(len(data) * share)], "clean")
+    with pytest.raises(BadSample, match="unknown_format"):
+        transforms.decode(encoded(photo(), "TIFF"), "clean")
+
+
+def test_squash_and_shortest_agree_with_plain_pillow():
+    image = photo(90, 60)
+    data = encoded(image)
+    squashed = transforms.eval_transform(data, (32, 48), "clean", "squash")
+    assert np.array_equal(squashed, np.asarray(image.resize((48, 32), Image.Resampling.BICUBIC)))
+    fitted = transforms.eval_transform(data, (30, 30), "clean", "shortest")
+    whole = image.resize((45, 30), Image.Resampling.BICUBIC)
+    assert np.array_equal(fitted, np.asarray(whole)[:, 8:38])  # (45 - 30) / 2 = 7.5 rounds to even
+    assert transforms.eval_transform(data, (20, 40), "clean", "shortest").shape == (20, 40, 3)
+
+
+def test_train_view_depends_on_picture_and_generator_only():
+    augment = transforms.Augment((0.3, 1.0), (3 / 4, 4 / 3), 0.5, 0.4, 0.2, 10.0)
+    rgb = np.asarray(photo())
+
+    def view(p):
+        return transforms.train_transform(rgb, np.random.default_rng((0, p)), (48, 32), augment)
+
+    assert view(1).shape == (48, 32, 3) and view(1).dtype == np.uint8
+    assert np.array_equal(view(1), view(1)) and not np.array_equal(view(1), view(2))
+    same = transforms.train_transform(Image.fromarray(rgb), np.random.default_rng((0, 1)), (48, 32), augment)
+    assert np.array_equal(same, view(1))
+
+
+def test_plain_train_view_is_crop_then_antialiased_bicubic():
+    image = photo(200, 150)
+    augment = transforms.Augment((0.5, 1.0))
+    box = transforms.crop_box(200, 150, np.random.default_rng(3), (0.5, 1.0), (3 / 4, 4 / 3))
+    ours = transforms.train_transform(image, np.random.default_rng(3), (32, 32), augment)
+    left, top, w, h = box
+    theirs = image.crop((left, top, left + w, top + h)).resize((32, 32), Image.Resampling.BICUBIC)
+    assert np.array_equal(ours, np.asarray(theirs))
+
+
+def test_rotation_agrees_with_rotate_then_crop_and_fills_corners_white():
+    image = photo(64, 64)
+    angle = 9.0
+    # Pillow turns counter-clockwise for positive degrees; our matrix maps target to source by +angle, the same turn.
+    whole = transforms._rotated_crop(image, (0, 0, 64, 64), (64, 64), np.radians(angle))
+    pillow = [image.rotate(a, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255)) for a in (angle, -angle)]
+    far = [np.abs(np.asarray(p).astype(int) - np.asarray(whole)).mean() for p in pillow]
+    assert min(far) < 0.5
+    assert (np.asarray(whole)[0, 0] == 255).all() and (np.asarray(whole)[-1, -1] == 255).all()
+    sign = 1 if far[0] < far[1] else -1
+    part = transforms._rotated_crop(image, (10, 20, 30, 30), (30, 30), np.radians(angle))
+    cut = np.asarray(pillow[0 if sign == 1 else 1])[20:50, 10:40]
+    assert np.abs(np.asarray(part).astype(int) - cut).mean() < 0.5
+    # Reduced by 4 first: close to turning it whole and reducing it after.
+    large = image.resize((256, 256), Image.Resampling.BICUBIC)
+    ours = transforms._rotated_crop(large, (0, 0, 256, 256), (64, 64), np.radians(angle))
+    turned = large.rotate(sign * angle, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255))
+    inner = np.s_[12:52, 12:52]
+    gap = np.asarray(ours).astype(int) - np.asarray(turned.resize((64, 64), Image.Resampling.BICUBIC))
+    assert np.abs(gap[inner]).mean() < 1.5
+
+
+def test_colours_follow_the_formula_and_grey_is_grey():
+    rgb = np.asarray(photo()).astype(np.float64)
+    draws = [0.8, 0.3, 0.6]
+    brightness, contrast, saturation = 1 + 0.4 * (2 * np.array(draws) - 1)
+    luma = rgb @ transforms.LUMA
+    wanted = saturation * rgb + (1 - saturation) * luma[..., None]
+    wanted = brightness * (contrast * wanted + (1 - contrast) * luma.mean())
+    ours = np.asarray(transforms._recolour(photo(), 0.4, draws, False)).astype(np.float64)
+    assert np.abs(ours - np.clip(wanted, 0, 255)).max() <= 2
+    grey = np.asarray(transforms._recolour(photo(), 0.0, draws, True)).astype(int)
+    assert np.ptp(grey, axis=2).max() == 0 and np.abs(grey[..., 0] - luma).max() <= 1
+    assert transforms._recolour(photo(), 0.0, draws, False).tobytes() == photo().tobytes()
+
+
+def test_flip_happens_as_often_as_asked():
+    left_to_right = Image.fromarray(np.tile(np.linspace(0, 255, 32).astype(np.uint8)[None, :, None], (32, 1, 3)))
+    augment = transforms.Augment((1.0, 1.0), (1.0, 1.0), flip=0.3)
+    flipped = 0
+    for p in range(600):
+        view = transforms.train_transform(left_to_right, np.random.default_rng((1, p)), (8, 8), augment)
+        flipped += int(view[0, 0, 0] > view[0, -1, 0])
+    assert abs(flipped / 600 - 0.3) < 5 * np.sqrt(0.21 / 600)
