@@ -1,0 +1,1 @@
+"""The frozen text encoder: its files, tokens, vectors, and their cache on disk."""
