@@ -1,0 +1,271 @@
+"""The run directory: who writes here, with which config and data, and what is done with half-written lines."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_tune import __version__, errors
+from lit_tune.distributed import on_process_0, process_index
+from lit_tune.errors import ConfigError
+from lit_tune.files import append_lines, as_path, is_remote, read_lines, sync, write_atomically
+from lit_tune.runlock import RunLock
+
+# What may change in a run that goes on: keys that decide when something is written, or how the same samples are made.
+MAY_CHANGE = ("log.", "checkpoint.every", "checkpoint.keep")
+SAME_SAMPLES = ("data.workers", "data.threads", "data.prefetch", "data.cache_decoded_mib")
+
+NEW_KEY = "absent in the record"
+
+
+class RunDir:
+    """A run directory, opened by one process of the run.
+
+        with RunDir.open(workdir, config_json, data={"train": source.fingerprint}, extend=extend) as run:
+            if run.finished:
+                return 0
+            ...restore...
+            run.resume_at(step)
+            ...
+            run.quarantine([{"shard": ..., "key": ..., "kind": ...}])
+            run.sync()                     # after each checkpoint
+            run.write_final(step, params_sha256, evals)
+
+    Attributes:
+        path: the directory.
+        config_hash: sha256 of the resolved config, hex.
+        checkpoints: the folder of the checkpoints.
+    """
+
+    def __init__(self, path: Any, page: dict[str, Any], lock: RunLock | None) -> None:
+        """Use `RunDir.open`."""
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.config_hash = page["hash"]
+        self._total_steps = page["config"]["total_steps"]
+        self._lock = lock
+        self._rejected: set[str] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        workdir: Path | str,
+        config_json: str,
+        *,
+        data: Mapping[str, str] | None = None,
+        extend: bool = False,
+    ) -> "RunDir":
+        """The directory, locked by process 0 and checked by it against what was recorded at the first start.
+
+        All processes call it; what process 0 refuses is refused on all.
+
+        Args:
+            workdir: made if it is missing. May be gs:// (then there is no lock).
+            config_json: the resolved config (`config.to_json`), or an object {"config": it, "hash": its hash, ...}.
+            data: fingerprints by name; extra names (one a shard) let the refusal say which one changed.
+            extend: whether `total_steps` may have grown.
+
+        Raises:
+            ConfigError: not writable; another config or other data in the same directory (with the differences); a
+                live run is writing here.
+        """
+        path = as_path(workdir)
+        page = _page(json.loads(config_json))
+        lock = RunLock(path / "run.lock") if process_index() == 0 and not is_remote(path) else None
+        on_process_0("run directory", lambda: _claim(path, lock, page, dict(data or {}), extend))
+        return cls(path, page, lock)
+
+    @property
+    def finished(self) -> bool:
+        """Whether `final.json` is there and has reached `total_steps` (which --extend may have moved on)."""
+        final = on_process_0("final", self.final)
+        return final is not None and final["step"] >= self._total_steps
+
+    def final(self) -> dict[str, Any] | None:
+        """The content of `final.json`; None before the end."""
+        file = self.path / "final.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def resume_at(self, step: int) -> None:
+        """Make metrics.jsonl what it was at `step`: no later steps, no half-written lines, no repetitions.
+
+        All processes call it; none goes on before it is done.
+        """
+        on_process_0("resume", lambda: _cut(self.path / "metrics.jsonl", step))
+
+    def quarantine(self, rejected: Iterable[Mapping[str, Any]]) -> None:
+        """Append rejected samples (shard, key, kind, ...) to quarantine.jsonl, each one once in the run's life."""
+        file = self.path / "quarantine.jsonl"
+        if self._rejected is None:
+            self._rejected = {_line(one) for one in read_lines(file)}
+        lines = dict.fromkeys(_line(one) for one in rejected)
+        new = [line for line in lines if line not in self._rejected]
+        self._rejected.update(new)
+        append_lines(file, new)
+
+    def write_eval(self, step: int, evals: Mapping[str, Any]) -> None:
+        """Write eval/N.json, on process 0."""
+        if process_index() == 0:
+            write_eval(self.path, step, evals)
+
+    def write_final(self, step: int, params_sha256: str, evals: Mapping[str, Any]) -> None:
+        """Write final.json: the run is finished.
+
+        Args:
+            step: steps trained.
+            params_sha256: `tree.digest` of the trained parameters.
+            evals: the last evaluations, flat names.
+        """
+        if process_index() != 0:
+            return
+        content = {"step": step, "params_sha256": params_sha256, "eval": dict(evals)}
+        write_atomically(self.path / "final.json", json.dumps(content, indent=1) + "\n")
+
+    def sync(self) -> None:
+        """Force the line files to disk; after a checkpoint, so that they are never behind it."""
+        for name in ("metrics.jsonl", "quarantine.jsonl") if process_index() == 0 else ():
+            sync(self.path / name)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _cut(file: Any, step: int) -> None:
+    """Rewrite a .jsonl file without what came after `step`; of lines with the same step and kind the last stays."""
+    if file.exists():
+        kept = {(one["step"], one["kind"]): one for one in read_lines(file) if "kind" in one and one["step"] <= step}
+        write_atomically(file, "".join(json.dumps(one) + "\n" for one in kept.values()))
+
+
+def write_eval(workdir: Any, step: int, evals: Mapping[str, Any]) -> None:
+    """Write eval/N.json of a run directory: the evaluations of step N, flat names."""
+    (workdir / "eval").mkdir(parents=True, exist_ok=True)
+    content = json.dumps({"step": step, **evals}, indent=1, sort_keys=True) + "\n"
+    write_atomically(workdir / "eval" / f"{step}.json", content)
+
+
+def differences(recorded: Any, wanted: Any, prefix: str = "") -> dict[str, str]:
+    """{"optim.lr": "0.001 recorded, 0.002 given"} for every key that differs between two nested dicts."""
+    if not (isinstance(recorded, dict) and isinstance(wanted, dict)):
+        return {} if recorded == wanted else {prefix: f"{_short(recorded)} recorded, {_short(wanted)} given"}
+    found: dict[str, str] = {}
+    for key in dict.fromkeys((*recorded, *wanted)):
+        name = f"{prefix}.{key}" if prefix else key
+        if key not in wanted:
+            found[name] = f"{_short(recorded[key])} recorded, absent now"
+        elif key not in recorded:
+            found[name] = f"{NEW_KEY}, {_short(wanted[key])} given"
+        else:
+            found |= differences(recorded[key], wanted[key], name)
+    return found
+
+
+def _page(given: dict[str, Any]) -> dict[str, Any]:
+    """What config.json holds of the config: it and its hash (as `config.config_hash` makes it)."""
+    if "config" in given and "hash" in given:
+        return given
+    digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+    return {"version": __version__, "hash": digest, "config": given}
+
+
+def _claim(path: Any, lock: RunLock | None, page: dict[str, Any], data: dict[str, str], extend: bool) -> None:
+    """Take the directory, or refuse."""
+    _check_writable(path)
+    if lock is not None:
+        lock.acquire()
+    try:
+        _record(path / "config.json", page, data, extend)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+
+
+def _check_writable(path: Any) -> None:
+    """Refuse a directory that cannot be made or written, before anything else takes time."""
+    probe = path / f".write-test-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            errors.explain(
+                f"--workdir={path}",
+                expected="a folder that can be written",
+                found=f"{type(error).__name__} ({error.strerror})",
+                do="name another folder or change its permissions",
+            )
+        ) from error
+
+
+def _record(file: Any, page: dict[str, Any], data: dict[str, str], extend: bool) -> None:
+    """Write config.json at the first start; later compare with it, and note the changes that are allowed."""
+    content = {**page, "data": data, "changes": []}
+    if file.exists() and _has_trained(file.parent):
+        recorded = _read_record(file)
+        changes = differences(recorded["config"], page["config"])
+        configs = recorded["config"], page["config"]
+        refused = {name: text for name, text in changes.items() if not _may_change(name, text, *configs, extend)}
+        _refuse("another config", refused, file, "use a new --workdir, or the recorded values")
+        _refuse("other data", differences(recorded["data"], data), file, "use a new --workdir, or the same data")
+        if not changes:
+            return
+        content["changes"] = [*recorded["changes"], {"time": time.time(), "changed": changes}]
+    write_atomically(file, json.dumps(content, indent=2) + "\n")
+
+
+def _has_trained(path: Any) -> bool:
+    """Whether anything there depends on the config: a first start that failed must not bind the next."""
+    checkpoints, metrics = path / "checkpoints", path / "metrics.jsonl"
+    return metrics.exists() or (checkpoints.exists() and any(one.name[0].isdigit() for one in checkpoints.iterdir()))
+
+
+def _read_record(file: Any) -> dict[str, Any]:
+    """What config.json holds."""
+    try:
+        recorded = json.loads(file.read_text())
+        return {"changes": [], "data": {}, **recorded, "config": recorded["config"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file}: not a config that a run has written ({error}); use a new --workdir") from error
+
+
+def _may_change(name: str, change: str, recorded: dict[str, Any], config: dict[str, Any], extend: bool) -> bool:
+    """Whether a run may go on with another value of this key.
+
+    A key that is younger than the record is made so that its default changes nothing.
+    """
+    if name == "total_steps":
+        return extend and config["total_steps"] > recorded["total_steps"]
+    return name.startswith(MAY_CHANGE) or name in SAME_SAMPLES or change.startswith(NEW_KEY)
+
+
+def _refuse(what: str, changes: dict[str, str], file: Any, do: str) -> None:
+    """One line with the differences, if there are any."""
+    if changes:
+        listed = [f"{name} is {change}" for name, change in changes.items()]
+        more = f" (and {len(listed) - 8} more)" if len(listed) > 8 else ""
+        extend = "; --extend allows more total_steps" if "total_steps" in changes else ""
+        raise ConfigError(f"{file} records {what}: {'; '.join(listed[:8])}{more}; {do}{extend}")
+
+
+def _short(value: Any) -> str:
+    """A value for a message."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _line(one: Mapping[str, Any]) -> str:
+    """One object as one line."""
+    return json.dumps(dict(one))
