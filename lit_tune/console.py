@@ -1,0 +1,63 @@
+"""What a run says to people: facts at its start, results at its end; our libraries keep quiet."""
+
+import logging
+import os
+import warnings
+
+import jax
+from ml_collections import ConfigDict
+
+from lit_tune import __version__, evals, optim, tree
+from lit_tune.data.sources import Source
+from lit_tune.step import Built
+
+
+def quiet_dependencies() -> None:
+    """Silences what our libraries say about themselves; errors still pass. Called by commands, never at import."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's C++ log
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    for name in ("jax", "jax._src", "orbax", "absl", "grain", "tensorstore", "etils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(orbax|grain|tensorstore|flax|etils|tensorboardX)")
+
+
+def say(line: str) -> None:
+    """Print a line on process 0, at once."""
+    if jax.process_index() == 0:
+        print(line, flush=True)
+
+
+def print_facts(config: ConfigDict, built: Built, source: Source, text_facts: str, *, resumed_at: int) -> None:
+    """What will run, on what, with how much: one line each."""
+    state, _, text_params = built.abstract
+    devices = jax.devices()
+    epochs = config.total_steps * config.global_batch / len(source)
+    vision = config.vision
+    say(f"lit_tune {__version__}  {len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es), "
+        f"mesh {dict(built.shardings[0]['step'].mesh.shape)}")
+    left_out = ", ".join(f"{count:,} {kind}" for kind, count in source.counts.items() if count)
+    say(f"data      {len(source):,} pairs from {source.spec}{f'; left out or noted: {left_out}' if left_out else ''}")
+    say(f"text      {text_facts}, frozen" + (f", {tree.count(text_params):,} parameters live" if text_params else ""))
+    height, width = vision.image_size
+    say(f"image     EVA02 {height}x{width} patch {vision.patch_size}, width {vision.width}, "
+        f"depth {vision.depth}, pool {vision.pool}: {tree.count(state['params']['image']):,} parameters trained")
+    say(f"run       {config.total_steps:,} steps of {config.global_batch:,} pairs = {epochs:.4g} epochs, "
+        f"{config.loss.name} loss, peak learning rate {optim.resolve_lr(config):.3g}, seed {config.seed}")
+    if resumed_at:
+        say(f"resumed   at step {resumed_at:,}")
+
+
+def print_end(workdir: str, scores: dict[str, float], has_sets: bool) -> None:
+    """The scores beside their floors, where everything is, and what to type next."""
+    if has_sets:
+        say("")
+        say(evals.table(scores))
+    say("")
+    say(f"results   {os.path.join(workdir, 'final.json')}")
+    if has_sets:
+        say(f"page      {os.path.join(workdir, 'eval', 'report.html')}  (open it in a browser)")
+    say("next      "
+        f"lit-tune embed --model={workdir} --images='PICTURES/*.png' --out=pictures.npz")
+    say(f"          lit-tune search --model={workdir} --index=pictures.npz \"a red apple\"")
+    say(f"          lit-tune export --workdir={workdir} --format=timm --out=export")
+    say("          lit-tune train --config=finetune --config.data.train=FOLDER --workdir=runs/mine")

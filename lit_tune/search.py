@@ -1,0 +1,140 @@
+"""`lit-tune search`: the nearest of an embedded collection to words or to a picture."""
+
+import base64
+import html
+import io
+import sys
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from lit_tune import cli
+
+if __name__ == "__main__":
+    cli.answer_help("search")  # before anything below imports jax
+
+from lit_tune import config as config_lib, console, tower  # noqa: E402
+from lit_tune.errors import ConfigError, explain  # noqa: E402
+from lit_tune.flags import SearchFlags  # noqa: E402
+
+THUMBNAIL = 192  # pixels, the longer side, on the page
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `lit-tune search`: prints rank, cosine and id of the nearest; returns the exit code."""
+    flags: SearchFlags = config_lib.parse(argv, "search")
+    query = " ".join(flags.args).strip()
+    if not query or flags.top < 1:
+        raise ConfigError(explain("search", expected='"words" or a picture, and --top of at least 1',
+                                  found=f"{query!r} and {flags.top}", do="write what to look for"))
+    ids, vectors = read_index(Path(flags.index).expanduser())
+    console.quiet_dependencies()
+    model = tower.load(flags.model)
+    if vectors.shape[1] != model.dim:
+        raise ConfigError(explain(f"--index {flags.index}", expected=f"vectors of {model.dim} numbers",
+                                  found=vectors.shape[1], do="embed the collection with this model"))
+    is_picture = len(flags.args) == 1 and _is_file(query)
+    wanted = model.embed_images([Path(query).expanduser()]) if is_picture else model.embed_texts([query])
+    found = [(ids[row], score) for row, score in nearest(wanted[0], vectors, flags.top)]
+    for rank, (name, score) in enumerate(found, 1):
+        print(f"{rank:>3}  {score:+.4f}  {name}")
+    if flags.html:
+        write_page(Path(flags.html).expanduser(), query, found)
+    return 0
+
+
+def _is_file(query: str) -> bool:
+    """Whether the query is the path of a file; words may be longer than any path."""
+    try:
+        return Path(query).expanduser().is_file()
+    except OSError:
+        return False
+
+
+def read_index(path: Path) -> tuple[list[str], Float[np.ndarray, "n d"]]:
+    """(ids, unit vectors) of a file that `lit-tune embed` wrote.
+
+    Raises:
+        ConfigError: no such file, or not such a file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ids, vectors = file["ids"], file["embeddings"]
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        found = "no such file" if isinstance(error, FileNotFoundError) else "another file"
+        raise _wrong_index(path, found) from error
+    if ids.ndim != 1 or vectors.ndim != 2 or len(ids) != len(vectors) or vectors.dtype != np.float32:
+        raise _wrong_index(path, f"ids {ids.shape} and {vectors.dtype} embeddings {vectors.shape}")
+    return [str(name) for name in ids], vectors
+
+
+def _wrong_index(path: Path, found: str) -> ConfigError:
+    """The error of an index that is none."""
+    return ConfigError(explain(f"--index {path}", expected="an .npz with ids (n,) and float32 embeddings (n, d)",
+                               found=found, do="make it with `lit-tune embed --out=X.npz`"))
+
+
+def nearest(
+    wanted: Float[np.ndarray, " d"], vectors: Float[np.ndarray, "n d"], top: int
+) -> list[tuple[int, float]]:
+    """(row, cosine) of the `top` nearest rows, best first; equal ones in their order in the file."""
+    scores = vectors @ wanted  # (n,)
+    order = np.argsort(-scores, kind="stable")[:top]
+    return [(int(row), float(scores[row])) for row in order]
+
+
+def write_page(path: Path, query: str, found: list[tuple[str, float]]) -> None:
+    """Write the result as one self-contained page, with the pictures that can still be read from their ids."""
+    cells = []
+    for name, score in found:
+        data = _thumbnail(name)
+        picture = f'<img src="data:image/jpeg;base64,{data}" alt="">' if data else ""
+        cells.append(f"<figure>{picture}<figcaption>{score:+.3f}<br>{html.escape(name)}</figcaption></figure>")
+    style = "body{font:14px sans-serif}figure{display:inline-block;width:200px;margin:8px;vertical-align:top}"
+    style += "figcaption{overflow-wrap:anywhere}"
+    title = html.escape(query)
+    page = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{style}</style><h1>{title}</h1>'
+    try:
+        path.write_text(page + "\n".join(cells) + "\n", encoding="utf-8")
+    except OSError as error:
+        do = "name another file"
+        raise ConfigError(explain(f"--html {path}", expected="room to write", found=error.strerror, do=do)) from error
+    print(f"page: {path}")
+
+
+def _thumbnail(name: str) -> str:
+    """A small JPEG of the picture with this id, base64; "" where it cannot be read any more."""
+    data = _picture_bytes(name)
+    if data is None:
+        return ""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            small = image.convert("RGBA")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return ""
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    page = Image.new("RGBA", small.size, "white")
+    buffer = io.BytesIO()
+    Image.alpha_composite(page, small).convert("RGB").save(buffer, "JPEG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _picture_bytes(name: str) -> bytes | None:
+    """The encoded picture that an id of `embed` names: a file, or TAR/MEMBER; None where there is none."""
+    archive, in_tar, member = name.partition(".tar/")
+    try:
+        if not in_tar:
+            return Path(name).read_bytes() if Path(name).is_file() else None
+        with tarfile.open(f"{archive}.tar") as tar:
+            return tar.extractfile(member).read()
+    except (OSError, KeyError, AttributeError, tarfile.TarError):
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

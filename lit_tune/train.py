@@ -1,0 +1,271 @@
+"""START HERE. One run from its command line to its last evaluation, top to bottom.
+
+    lit-tune train --config=quickstart --workdir=runs/quickstart
+
+`train` sets the run up (data, frozen text, step, state), `loop` trains it, `finish` writes the end. The same command
+goes on where a run stopped. What is computed in a step is in step.py, what is measured in evaluation.py.
+"""
+
+from lit_tune import cli
+
+if __name__ == "__main__":
+    cli.answer_help("train")  # before jax is imported
+
+import os
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from lit_tune import (
+    __version__,
+    config as config_lib,
+    console,
+    distributed,
+    errors,
+    evaluation,
+    losses,
+    sharding,
+    tower,
+    tree,
+    watch,
+)
+from lit_tune.checkpoint import Checkpointer
+from lit_tune.data.loader import Batches
+from lit_tune.data.sources import open_source
+from lit_tune.flags import TrainFlags
+from lit_tune.metrics import MetricWriter, Throughput, peak_flops
+from lit_tune.phases import Phases
+from lit_tune.rundir import RunDir
+from lit_tune.step import Built, build_step
+from lit_tune.text.provider import Text, open_text
+
+
+def main(argv: list[str]) -> int:
+    """Runs `lit-tune train`; returns the exit code."""
+    flags = config_lib.parse(argv, "train")
+    config_lib.check(flags.config)  # everything that can be refused is refused before a file is opened
+    with Phases(preempted_exit_code=flags.preempted_exit_code) as phases:
+        try:
+            return train(flags, phases)
+        except BaseException as error:
+            if distributed.num_processes() == 1:
+                raise
+            # The other hosts wait for this one in a collective; an orderly exit would wait for them in turn.
+            code = cli.report(error) if isinstance(error, errors.LitTuneError) else 1
+            traceback.print_exc() if code == 1 else None
+            sys.stderr.flush()
+            os._exit(code)
+
+
+@dataclass
+class Run:
+    """All that the loop needs, set up once; `state` is the only thing that changes."""
+
+    config: ConfigDict
+    flags: TrainFlags
+    phases: Phases
+    mesh: jax.sharding.Mesh
+    directory: RunDir
+    checkpoints: Checkpointer
+    built: Built
+    batches: Batches
+    text: Text
+    sets: list[evaluation.Prepared]
+    embed: evaluation.EmbedImages
+    meta: dict[str, Any]  # goes into every checkpoint
+    state: dict[str, Any]
+    step: int  # steps trained so far
+    skipped: float = 0.0  # skipped steps at the last log line, at `logged` steps
+    logged: int = 0
+    cpu_start: float = field(default_factory=time.process_time)
+    booked: float = 0.0  # seconds of evaluating and saving that earlier log lines took account of
+
+    def elsewhere(self) -> float:
+        """Seconds spent evaluating and saving since the last call."""
+        before = self.booked
+        self.booked = self.phases.seconds.get("eval", 0.0) + self.phases.seconds.get("save", 0.0)
+        return self.booked - before
+
+
+def train(flags: TrainFlags, phases: Phases) -> int:
+    """Set up the run, train it to its last step, write the end; the exit code."""
+    config = flags.config
+    console.quiet_dependencies()
+    distributed.initialize(flags.coordinator or "", flags.num_processes or 0,
+                           -1 if flags.process_id is None else flags.process_id)
+    mesh = sharding.make_mesh(config.mesh)
+    config_lib.check_devices(config, jax.device_count(), jax.process_count())
+
+    # Pairs, and the directory that only one run at a time may write.
+    source = open_source(config.data.train, config.data, max_samples=flags.max_samples)
+    facts = {"train": source.fingerprint}
+    with RunDir.open(flags.workdir, config_lib.to_json(config), data=facts,
+                     extend=flags.extend) as directory:
+        if directory.finished:
+            console.say(f"{flags.workdir} is finished: {directory.path / 'eval' / 'report.html'}")
+            return 0
+        distributed.agree({"config": directory.config_hash, "lit_tune": __version__, "jax": jax.__version__, **facts})
+
+        # The frozen text tower: its vectors for every caption, computed once, or its weights for the step.
+        text = open_text(config, source)
+        sets = evaluation.prepare(config, text.encoder.encode, source)
+        nan_at = flags.debug_fault[1] if flags.debug_fault else -1  # nan is the only kind; it takes all processes
+        built = build_step(config, mesh, skip_batches=flags.skip_batches or (0, 0), nan_at=nan_at)
+        meta = {"config": config_lib.resolved(config), "config_hash": directory.config_hash, "data": facts,
+                "vision_tower": tower.vision_description(built.image_tower.spec, tower.preprocess_of(config)),
+                "text_tower": text.encoder.description}
+
+        with Checkpointer(directory.checkpoints, keep=config.checkpoint.keep,
+                          best_metric=config.eval.best_metric) as checkpoints:
+            with phases.enter("restore"):
+                restored = checkpoints.restore(None, built.abstract[0], built.shardings[0])
+            if restored is None:
+                state = built.init(jax.random.key(config.seed))
+                if config.vision.init_from:
+                    state = warm_start(state, tower.load_vision_params(config.vision.init_from, built.image_tower))
+            else:
+                phases.saved_step, state, _ = restored
+            step = phases.saved_step
+            directory.resume_at(step)
+            batches = Batches(source, text.rows, config, mesh, start_step=step)
+            run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, sets,
+                      evaluation.make_embedder(config, mesh), meta, state, step, logged=step,
+                      skipped=float(jax.device_get(state["skipped"])))
+            console.print_facts(config, built, source, text.facts, resumed_at=step)
+            with batches:
+                return loop(run)
+
+
+def loop(run: Run) -> int:
+    """Train from `run.step` to the last step, saving and evaluating on the way; the exit code."""
+    config, phases, total = run.config, run.phases, run.config.total_steps
+    text_params = run.text.params(run.mesh, run.built.text_tower)  # {} where vectors are cached
+    devices = jax.devices()
+    clock = Throughput(config.global_batch, len(devices), watch.flops_per_pair(config),
+                       peak_flops(devices[0].device_kind))
+    evaluated = set(distributed.on_process_0("evaluated", lambda: [
+        line["step"] for line in evaluation.read_metrics(run.directory.path) if line["kind"] == "val"]))
+    with (MetricWriter(run.directory.path, total_steps=total, process_index=jax.process_index()) as writer,
+          distributed.StopAgreement(phases) as stop):
+        compiling = True
+        while True:
+            step, scores = run.step, {}  # a checkpoint carries the scores of its own step or none
+            # Evaluate, then save: a checkpoint of a step never stands without that step's evaluation, and a run that
+            # was stopped in between does it now.
+            if step > 0 and _due(step, config.eval.every, total) and step not in evaluated:
+                try:
+                    scores = evaluate(run, writer)
+                except evaluation.Stopped:
+                    save(run, {}, wait=True)
+                    return phases.preempted()
+            if _due(step, config.checkpoint.every, total) and step > phases.saved_step:
+                save(run, scores)
+            if step == total:
+                return finish(run, scores)
+
+            with phases.enter("data wait"):
+                batch = next(run.batches)
+            with phases.enter("compile" if compiling else "step"):
+                run.state, metrics, embeddings = run.built.step(run.state, batch, text_params)
+                if compiling:
+                    jax.block_until_ready(metrics["loss"])
+                    compiling = False
+            run.step += 1
+            if run.step % config.log.every == 0 or run.step == total or run.step == 1:
+                log(run, writer, clock, batch, metrics, embeddings)
+            if run.checkpoints.poll():  # a save that failed in the background gets its second try
+                save(run, {})
+            phases.saved_step = run.checkpoints.saved_step
+            if stop.agreed(run.step):
+                save(run, {}, wait=True)
+                return phases.preempted()
+
+
+def log(run: Run, writer: MetricWriter, clock: Throughput, batch: dict, metrics: dict, embeddings: dict) -> None:
+    """One line of metrics.jsonl and one of progress; the only place where the host waits for the device."""
+    config, step = run.config, run.step
+    with run.phases.enter("step"):
+        values = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
+    shape = _embedding_metrics(embeddings["zimg"], embeddings["ztxt"])
+    values |= {f"train/{name}": float(value) for name, value in jax.device_get(shape).items()}
+    if step <= config.log.block_stats_steps:
+        values |= watch.block_stats(run.built, run.state["params"]["image"], batch["image"], config)
+    run.directory.quarantine(run.batches.quarantine.drain())
+    values |= {"data/bad_samples": run.batches.quarantine.counts["bad"],
+               "data/batch_digest": run.batches.batch_digest(step - 1),
+               "perf/goodput": run.phases.goodput(), "perf/cpu_s": time.process_time() - run.cpu_start,
+               **clock.rates(step, run.batches.take_wait(), run.elsewhere())}
+    writer.write(step, "train", values)
+    writer.progress(step, values)
+    # Steps that were skipped one after the other, all since the last line, will not get better by themselves.
+    start, stop = run.flags.skip_batches or (0, 0)
+    by_hand = max(0, min(step, stop) - max(run.logged, start))  # asked for: they do not count
+    watch.check_numbers(step, values["train/skipped_steps"] - run.skipped - by_hand, step - run.logged - by_hand)
+    run.skipped, run.logged = values["train/skipped_steps"], step
+
+
+_embedding_metrics = jax.jit(losses.embedding_metrics)
+
+
+def evaluate(run: Run, writer: MetricWriter) -> dict[str, float]:
+    """Score the current weights on every set; one line of metrics.jsonl, eval/N.json, the report page."""
+    step = run.step
+    with run.phases.enter("eval"):
+        # With several hosts one must not leave while the others wait in a collective: they stop after the evaluation.
+        alone = distributed.num_processes() == 1
+        metrics, vectors = evaluation.evaluate(
+            run.sets, run.config, run.embed, evaluation.weights_to_evaluate(run.state),
+            rows=evaluation.batch_rows(run.config, run.mesh),
+            should_stop=lambda: alone and run.phases.stop_requested())
+        writer.write(step, "val", metrics)
+        run.directory.write_eval(step, metrics)
+        if jax.process_index() == 0 and run.sets:
+            evaluation.write_report(run.directory.path, run.config, run.sets, metrics, vectors, step)
+    return metrics
+
+
+def save(run: Run, scores: dict[str, float], *, wait: bool = False) -> None:
+    """Start to save the current step; the writing goes on behind the next steps."""
+    with run.phases.enter("save"):
+        run.directory.sync()  # the lines on disk are never behind the checkpoint
+        save = run.checkpoints.save_now if wait else run.checkpoints.save
+        save(run.step, run.state, run.meta | {"metrics": scores})
+        run.phases.saved_step = run.checkpoints.saved_step
+
+
+def finish(run: Run, scores: dict[str, float]) -> int:
+    """Wait for the last checkpoint, write final.json, say what there is and what to do next."""
+    save(run, scores, wait=True)
+    with run.phases.enter("save"):
+        gather = jax.jit(lambda params: params, out_shardings=sharding.replicated(run.mesh))
+        params = jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), gather(run.state["params"]))
+        scores = scores or evaluation.read_eval(run.directory.path, run.step)
+        run.directory.write_final(run.step, tree.digest(params), scores)
+    if jax.process_index() == 0:
+        console.print_end(run.flags.workdir, scores, bool(run.sets))
+    return 0
+
+
+def warm_start(state: dict[str, Any], image: tree.Tree) -> dict[str, Any]:
+    """The initial state with the image tower's weights replaced, placed as the state was."""
+    old = state["params"]["image"]
+    image = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), image, old)
+    state["params"]["image"] = image
+    if "ema" in state:
+        state["ema"]["image"] = jax.tree.map(lambda leaf: leaf.copy(), image)
+    return state
+
+
+def _due(step: int, every: int, total: int) -> bool:
+    """Whether something that happens every so many steps, and at the last one, happens now."""
+    return step == total or (every > 0 and step > 0 and step % every == 0)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, sys.argv[1:]))

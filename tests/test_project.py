@@ -1,0 +1,128 @@
+"""The repository itself: documented, annotated, free of this or that machine, and as the README says it is."""
+
+import ast
+import fnmatch
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CODE = sorted([*(ROOT / "lit_tune").rglob("*.py"), *(ROOT / "configs").glob("*.py")])
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("*/README.md")]
+LONGEST = 400  # lines of a file; longer ones want to be two
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def name(path: Path) -> str:
+    """A path as the repository names it."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def ours() -> list[Path]:
+    """All text files that belong to the repository."""
+    folders = ("lit_tune", "configs", "docs", "tests", "launch", "notebooks", ".ci")
+    inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
+    top = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
+    kinds = (".py", ".md", ".toml", ".txt", ".in", ".json", "")
+    return sorted(path for path in [*inside, *top] if path.is_file() and path.suffix in kinds)
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function of a module, nested ones included."""
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def public(tree: ast.Module | ast.ClassDef) -> Iterator[Definition]:
+    """Public classes, functions and methods."""
+    for node in tree.body:
+        if isinstance(node, Definition) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node)
+
+
+@pytest.mark.parametrize("path", CODE, ids=name)
+def test_every_module_and_public_name_has_a_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert not tree.body or ast.get_docstring(tree), f"{name(path)}: no module docstring"
+    lacking = [node.name for node in public(tree) if not ast.get_docstring(node)]
+    assert not lacking, f"{name(path)}: no docstring on {lacking}"
+
+
+@pytest.mark.parametrize("path", CODE, ids=name)
+def test_every_function_is_annotated(path: Path) -> None:
+    lacking = []
+    for function in functions(ast.parse(path.read_text())):
+        taken = function.args
+        given = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, taken.vararg, taken.kwarg]
+        bare = [a.arg for a in given if a is not None and a.annotation is None and a.arg not in ("self", "cls")]
+        lacking += [f"{function.name}: {bare}"] if bare else []
+        lacking += [f"{function.name}: returns"] if function.returns is None else []
+    assert not lacking, f"{name(path)}: {lacking}"
+
+
+def test_no_file_outgrows_one_reading() -> None:
+    long = {name(path): lines for path in CODE if (lines := path.read_text().count("\n")) > LONGEST}
+    assert not long, f"more than {LONGEST} lines: {long}"
+
+
+def test_nothing_names_a_machine_or_a_folder_beside_the_clone() -> None:
+    places = re.compile(r"(?<![\w./])/(work|root|home/\w+)/|/tmp/w\b|\.\./shared\b")
+    for path in ours():
+        if name(path) not in (".ci/run", "tests/test_project.py"):
+            found = places.search(path.read_text(errors="replace"))
+            assert found is None, f"{name(path)} names {found[0]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_of_the_pages_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), f"{name(page)} links to {target}"
+
+
+def test_map_of_the_readme_matches_the_tree() -> None:
+    text = (ROOT / "README.md").read_text()
+    lines = re.search(r"<!-- map -->\n```\n(.*?)```", text, re.S)[1].splitlines()
+    for line in lines:
+        entry = line.split()[0]
+        assert (ROOT / ("lit_tune" if line.startswith("  ") else ".") / entry).exists(), f"no {entry}"
+    folders = {path.name for path in (ROOT / "lit_tune").iterdir() if path.is_dir() and not path.name.startswith("__")}
+    assert {f"{folder}/" for folder in folders} <= {line.split()[0] for line in lines}
+
+
+def test_the_two_lines_of_the_readme_can_be_found_by_ci() -> None:
+    text = (ROOT / "README.md").read_text()
+    for label in ("quickstart", "tests"):
+        block = re.search(rf"<!-- ci:{label} -->\n```bash\n(.*?)```", text, re.S)
+        assert block and block[1].count("\n") == 1, f"{label}: one line, as it is pasted"
+
+
+def test_everything_that_is_not_code_is_packaged() -> None:
+    setup = ast.parse((ROOT / "setup.py").read_text())
+    call = next(node for node in ast.walk(setup) if isinstance(node, ast.Call) and ast.unparse(node.func) == "setup")
+    data = ast.literal_eval(next(keyword.value for keyword in call.keywords if keyword.arg == "package_data"))
+    patterns = [f"{package.replace('.', '/')}/{pattern}" for package, listed in data.items() for pattern in listed]
+    for path in (ROOT / "lit_tune").rglob("*"):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            assert any(fnmatch.fnmatch(name(path), pattern) for pattern in patterns), f"{name(path)} is not packaged"
+
+
+def test_the_shipped_pairs_stay_under_12_mb() -> None:
+    pack = ROOT / "lit_tune" / "emoji" / "pack"
+    assert 1e6 < sum(path.stat().st_size for path in pack.iterdir()) < 12e6
+
+
+def test_every_package_that_is_imported_is_asked_for() -> None:
+    known = {"ml_collections": "ml-collections", "PIL": "pillow", "absl": "absl-py", "orbax": "orbax-checkpoint"}
+    optional = {"resvg_py"}  # only rebuilds the shipped pairs
+    setup = (ROOT / "setup.py").read_text()
+    for path in CODE:
+        for node in ast.walk(ast.parse(path.read_text())):
+            listed = [alias.name for alias in node.names] if isinstance(node, ast.Import) else (
+                [node.module] if isinstance(node, ast.ImportFrom) else [])
+            for root in {word.split(".")[0] for word in listed} - sys.stdlib_module_names - {"lit_tune"} - optional:
+                wanted = known[root] if root in known else root
+                assert re.search(rf'"{re.escape(wanted)}\b', setup), f"{name(path)} imports {root}"
