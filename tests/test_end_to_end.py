@@ -18,7 +18,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("end")
     tiny.text_folder(home / "text")
     tiny.picture_folder(home / "pictures")
-    code, output = tiny.finish(train(home, "run", total_steps=60))
+    code, output = tiny.finish(train(home, "run", total_steps=60, log__block_stats_steps=2))
     assert code == 0, output
     return home
 
@@ -45,6 +45,21 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
     """The trained parameters of a run by name."""
     named = tree.flatten(tower.read_state(folder)[0]["params"])
     return {name: np.asarray(leaf) for name, leaf in named.items()}
+
+
+def test_the_first_steps_say_how_each_block_behaves(home: Path) -> None:
+    lines = {line["step"]: line for line in tiny.lines(home / "run") if line["kind"] == "train"}
+    assert lines[1]["train/block_00_rms"] > 0 and lines[2]["train/block_00_max_logit"] > 0
+    assert "train/block_00_rms" not in lines[3]
+
+
+def test_skipped_steps_are_counted_and_end_no_run(home: Path) -> None:
+    words = ["--skip_batches=2:9", "--debug_fault=nan@12"]
+    code, output = tiny.finish(train(home, "skipping", *words, total_steps=20, log__every=5))
+    assert code == 0, output
+    skipped = {line["step"]: line["train/skipped_steps"] for line in tiny.lines(home / "skipping")
+               if line["kind"] == "train"}
+    assert skipped == {1: 0, 5: 3, 10: 7, 15: 8, 20: 8}
 
 
 def test_evaluating_a_saved_step_gives_the_numbers_of_training(home: Path, lit_tune_command) -> None:
