@@ -5,6 +5,7 @@ imports jax, so that help and a mistyped command line answer at once.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,7 @@ LATER = {
     "average": "weights between two checkpoints",
     "doctor": "versions, devices, what is missing",
 }
+CLOSED_PIPE = 141  # what a shell shows for a program ended by SIGPIPE
 INTERRUPTED = 130  # what a shell expects of a program ended by Ctrl-C
 
 
@@ -35,6 +37,9 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
         return command(sys.argv[1:] if argv is None else argv) or 0
     except errors.LitTuneError as error:
         return report(error)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains while it exits
+        return CLOSED_PIPE
     except KeyboardInterrupt:
         print("lit-tune: interrupted", file=sys.stderr)
         return INTERRUPTED

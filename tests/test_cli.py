@@ -111,6 +111,12 @@ def test_dashes_and_underscores_are_the_same(capsys: pytest.CaptureFixture) -> N
     assert keyed.config.optim.warmup_steps == 7
 
 
+def test_a_closed_pipe_ends_without_a_traceback() -> None:
+    command = f"{sys.executable} -u -m lit_tune --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode in (0, 141) and done.stderr == ""
+
+
 def test_flags_are_read_by_type_with_or_without_an_equals_sign() -> None:
     found = parse(["--config", "quickstart", "--workdir", "x", "--extend", "--skip_batches=3:9",
                    "--debug_fault=nan@7", "--process_id", "2"], "train")
