@@ -29,15 +29,6 @@ class TextRows(Protocol):
         ...
 
 
-@runtime_checkable
-class ExtraTexts(TextRows, Protocol):
-    """A provider that also has texts beyond the batch's own."""
-
-    def extra(self, step: int, k: int, seed: int) -> dict[str, np.ndarray]:
-        """`extra_ztxt` (k, d) and `extra_caption_id` uint32 (k, 2): texts that are negatives only at this step."""
-        ...
-
-
 class CachedText:
     """Rows of a `lit_tune.text.cache.TextCache`.
 
