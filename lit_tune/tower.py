@@ -18,7 +18,7 @@ from PIL import Image
 
 from lit_tune import config as configs
 from lit_tune.checkpoint import Checkpointer
-from lit_tune.convert import keymap, timm, weights as weight_files
+from lit_tune.convert import mapping, timm, weights as weight_files
 from lit_tune.data import transforms
 from lit_tune.data.sample import BadSample
 from lit_tune.description import (
@@ -266,7 +266,7 @@ def _load_export(folder: Path) -> Model:
     """The model of an export folder: timm's layout for pictures, text/ for texts."""
     description = read_description(folder / VISION_FILE)
     spec = vision_tower(description).spec
-    params = keymap.from_peer(weight_files.read(folder), spec, "timm")
+    params = mapping.from_peer(weight_files.read(folder), spec, "timm")
     page = read_description(folder / TEXT_FOLDER / TEXT_FILE)
     return Model(description, params, page["text"]["prefix"], lambda: encode.read_folder(folder / TEXT_FOLDER, page))
 

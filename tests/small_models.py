@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from lit_tune import config as config_lib, tower
 from lit_tune.checkpoint import Checkpointer
-from lit_tune.convert import keymap, timm
+from lit_tune.convert import mapping, timm
 from lit_tune.models import two_towers
 from lit_tune.models.bert import BertSpec
 from lit_tune.text import weights
@@ -48,7 +48,7 @@ def write_text_tower(folder: Path, seed: int = 0, **changes: Any) -> Path:
     spec = dataclasses.replace(TEXT_SPEC, **changes)
     params = jax.tree.map(lambda x: x * 10, two_towers.tower_of(spec).init(jax.random.key(seed)))
     write_tokenizer(folder)
-    save_file(keymap.to_peer(params, spec, "hf"), folder / "model.safetensors")
+    save_file(mapping.to_peer(params, spec, "hf"), folder / "model.safetensors")
     page = {"model_type": "bert", "vocab_size": spec.vocab_size, "max_position_embeddings": spec.max_positions,
             "type_vocab_size": spec.type_vocab, "hidden_size": spec.width, "num_hidden_layers": spec.depth,
             "num_attention_heads": spec.num_heads, "intermediate_size": spec.mlp_dim, "layer_norm_eps": spec.norm_eps,

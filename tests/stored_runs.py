@@ -10,7 +10,7 @@ import reference
 from ml_collections import ConfigDict
 
 from lit_tune import config as config_module, tree
-from lit_tune.convert import keymap
+from lit_tune.convert import keymap_text, keymap_vision, mapping, rules
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
 from lit_tune.models.nomic_bert import NomicBert, NomicBertSpec
@@ -18,10 +18,10 @@ from lit_tune.models.nomic_bert import NomicBert, NomicBertSpec
 FOLDER = "f_train"
 
 # The stored models join a timm trunk and one of two heads under names of their own.
-TRUNK = keymap.prefixed("vision.trunk.", keymap.TIMM_TRUNK)
-HEADS = {"nomic": keymap.prefixed("vision.selector.", keymap.NOMIC_POOL),
-         "timm": keymap.prefixed("vision.selector.", keymap.TIMM_POOL)}
-TEXT = keymap.prefixed("text.trunk.", keymap.NOMIC_BERT_NOMIC)
+TRUNK = rules.prefixed("vision.trunk.", keymap_vision.TIMM_TRUNK)
+HEADS = {"nomic": rules.prefixed("vision.selector.", keymap_vision.NOMIC_POOL),
+         "timm": rules.prefixed("vision.selector.", keymap_vision.TIMM_POOL)}
+TEXT = rules.prefixed("text.trunk.", keymap_text.NOMIC_BERT_NOMIC)
 
 
 def runs() -> list[str]:
@@ -79,7 +79,7 @@ def config_of(run: str) -> ConfigDict:
 def image_params(run: str, named: dict[str, np.ndarray]) -> tree.Tree:
     """Our vision parameters from stored arrays (weights, gradients, or anything of their shapes)."""
     vision = {name: array for name, array in named.items() if name.startswith("vision.")}
-    return keymap.read_with(TRUNK + HEADS[settings(run)["pool"]], vision, two_towers.vision_spec(config_of(run)), run)
+    return mapping.read_with(TRUNK + HEADS[settings(run)["pool"]], vision, two_towers.vision_spec(config_of(run)), run)
 
 
 def params(run: str, named: dict[str, np.ndarray]) -> tree.Tree:
@@ -106,7 +106,7 @@ def text_tower(run: str) -> tuple[Tower, tree.Tree]:
         vocab_size=s["vocab"], type_vocab=2, width=s["dim"], depth=s["text_layers"], num_heads=s["heads"],
         mlp_dim=len(named["text.trunk.encoder.layers.0.mlp.fc11.weight"]), norm_eps=1e-12, rope_theta=1000.0,
         ntk_factor=0.0, ntk_length=0, pool="mean", layer_norm=True, dim=0)
-    return Tower(NomicBert, spec), keymap.read_with(TEXT, named, spec, run)
+    return Tower(NomicBert, spec), mapping.read_with(TEXT, named, spec, run)
 
 
 @cache

@@ -13,7 +13,7 @@ import reference
 from safetensors.numpy import save_file
 
 from lit_tune import convert, tree
-from lit_tune.convert import keymap, peer_config, timm, weights
+from lit_tune.convert import mapping, peer_text, peer_vision, timm, weights
 from lit_tune.errors import ConfigError
 from lit_tune.models.bert import BertSpec
 from lit_tune.models.eva02 import VARIANTS, Eva02Spec
@@ -72,9 +72,9 @@ CASES = [("timm", spec) for spec in TIMM_SPECS.values()] + [
 @pytest.mark.parametrize("layout, spec", CASES)
 def test_weights_go_to_a_peer_and_back_bit_for_bit(layout: str, spec: Any) -> None:
     params = random_params(spec)
-    named = keymap.to_peer(params, spec, layout)
-    assert_equal(keymap.from_peer(named, spec, layout), params)
-    again = keymap.to_peer(keymap.from_peer(named, spec, layout), spec, layout)
+    named = mapping.to_peer(params, spec, layout)
+    assert_equal(mapping.from_peer(named, spec, layout), params)
+    again = mapping.to_peer(mapping.from_peer(named, spec, layout), spec, layout)
     assert set(again) == set(named) and all(np.array_equal(again[name], named[name]) for name in named)
     # every number is somewhere, once (a bias that only timm has is zeros)
     assert sum(np.count_nonzero(a) for a in named.values()) == sum(np.count_nonzero(a) for a in jax.tree.leaves(params))
@@ -96,16 +96,16 @@ def test_a_timm_folder_comes_back_as_it_went(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_what_timms_arguments_say(name: str) -> None:
-    assert peer_config.spec_from_peer({"architecture": f"{name}.mim_in22k", "num_classes": 0}, "timm") == VARIANTS[name]
-    arguments = peer_config.timm_arguments(VARIANTS[name])
-    assert peer_config.spec_from_peer(arguments, "timm") == VARIANTS[name]
+    assert peer_vision.vision_spec({"architecture": f"{name}.mim_in22k", "num_classes": 0}, "timm") == VARIANTS[name]
+    arguments = peer_vision.timm_arguments(VARIANTS[name])
+    assert peer_vision.vision_spec(arguments, "timm") == VARIANTS[name]
     assert timm.timm_config(VARIANTS[name], PREPROCESS)["architecture"] == name
 
 
 @pytest.mark.parametrize("mlp_dim", range(300, 400, 7))
 def test_timms_ratio_gives_the_hidden_width_again(mlp_dim: int) -> None:
     for width in (96, 128, 1024):
-        ratio = peer_config.timm_arguments(eva02(width=width, mlp_dim=mlp_dim))["mlp_ratio"]
+        ratio = peer_vision.timm_arguments(eva02(width=width, mlp_dim=mlp_dim))["mlp_ratio"]
         assert int(width * ratio) == mlp_dim
 
 
@@ -123,23 +123,23 @@ def test_timms_ratio_gives_the_hidden_width_again(mlp_dim: int) -> None:
 def test_what_a_layout_cannot_hold_is_refused_with_the_reason(layout: str, changes: dict, reason: str) -> None:
     spec = eva02(**changes)
     with pytest.raises(ConfigError, match=reason):
-        keymap.to_peer(random_params(spec), spec, layout)
+        mapping.to_peer(random_params(spec), spec, layout)
 
 
 def test_an_unknown_layout_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match="expected hf for bert, found timm"):
-        keymap.to_peer(random_params(BERT), BERT, "timm")
+        mapping.to_peer(random_params(BERT), BERT, "timm")
     with pytest.raises(ConfigError, match=r"timm \| nomic \| hf \| open_clip, found flax"):
-        peer_config.spec_from_peer({}, "flax")
+        peer_vision.vision_spec({}, "flax")
 
 
 def test_missing_extra_and_misshaped_arrays_are_named() -> None:
     spec = eva02()
-    named = keymap.to_peer(random_params(spec), spec, "timm")
+    named = mapping.to_peer(random_params(spec), spec, "timm")
     named["blocks.7.norm1.weight"] = named.pop("blocks.1.norm1.weight")
     named["patch_embed.proj.bias"] = np.zeros(33, np.float32)
     with pytest.raises(ConfigError) as caught:
-        keymap.from_peer(named, spec, "timm")
+        mapping.from_peer(named, spec, "timm")
     for part in ("1 missing (blocks.1.norm1.weight)", "1 extra (blocks.7.norm1.weight)",
                  "patch_embed.proj.bias of shape (33,) instead of (32,)"):  # fmt: skip
         assert part in str(caught.value)
@@ -148,21 +148,21 @@ def test_missing_extra_and_misshaped_arrays_are_named() -> None:
 
 def test_a_trained_bias_is_not_dropped_where_ours_has_none() -> None:
     spec = eva02(pool="map", embed_dim=20)
-    named = keymap.to_peer(random_params(spec), spec, "timm")
+    named = mapping.to_peer(random_params(spec), spec, "timm")
     named["head.bias"][3] = 1
     with pytest.raises(ConfigError, match="head.bias: expected zeros, found a trained bias"):
-        keymap.from_peer(named, spec, "timm")
+        mapping.from_peer(named, spec, "timm")
 
 
 def test_berts_pooler_pretraining_head_and_prefix_are_left_aside() -> None:
     params = random_params(BERT)
-    named = {f"bert.{name}": array for name, array in keymap.to_peer(params, BERT, "hf").items()}
+    named = {f"bert.{name}": array for name, array in mapping.to_peer(params, BERT, "hf").items()}
     named |= {
         "bert.pooler.dense.weight": np.ones((32, 32), np.float32),
         "cls.predictions.bias": np.ones(50, np.float32),
     }
     named |= {"bert.embeddings.position_ids": np.arange(24)[None]}
-    assert_equal(keymap.from_peer(named, BERT, "hf"), params)
+    assert_equal(mapping.from_peer(named, BERT, "hf"), params)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
@@ -221,7 +221,8 @@ def test_a_written_file_is_whole_or_absent_and_says_its_framework(tmp_path: Path
 )
 def test_what_is_not_supported_yet_is_said_by_name(config: dict[str, Any], layout: str, name: str) -> None:
     with pytest.raises(ConfigError, match="not yet supported") as caught:
-        peer_config.spec_from_peer(config, layout)
+        text = "text" in name or name in ("XLM-R", "ModernBERT", "JinaBERT")
+        (peer_text.text_spec if text else peer_vision.vision_spec)(config, layout)
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
 

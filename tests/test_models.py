@@ -181,7 +181,7 @@ def test_attention_is_the_formula_in_float64() -> None:
     logits = np.einsum("bqhk,bmhk->bhqm", q, k) / np.sqrt(8)
     weights = np.exp(logits) * mask[:, None, None]
     expected = np.einsum("bhqm,bmhk->bqhk", weights / weights.sum(-1, keepdims=True), v)
-    found = layers.attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), jnp.asarray(mask))
+    found = layers.attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), jnp.asarray(mask)[:, None])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 

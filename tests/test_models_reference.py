@@ -16,8 +16,9 @@ import pytest
 import reference
 
 from lit_tune import convert, tree
-from lit_tune.convert import keymap
-from lit_tune.convert.peer_config import spec_from_peer
+from lit_tune.convert import keymap, keymap_text, keymap_vision, mapping
+from lit_tune.convert.peer_text import text_spec
+from lit_tune.convert.peer_vision import vision_spec
 from lit_tune.errors import ConfigError
 from lit_tune.models.two_towers import l2_normalize, tower_of
 from lit_tune.text import weights as text_weights
@@ -62,7 +63,7 @@ def check_gradients(
     seed = reference.entry(folder, case)["fill_seed"]
     cotangent = reference.draw("cotangent", stored["pooled"].shape, seed)
     of_params, of_pixels = vision_gradients(tower, reference.pixels(stored), cotangent, unit)
-    ours = keymap.write_with(keymap.TABLES["eva02", layout], of_params, tower.spec)
+    ours = mapping.write_with(keymap.TABLES["eva02", layout], of_params, tower.spec)
     ours["__pixels__"] = np.asarray(of_pixels).transpose(0, 3, 1, 2)
     theirs = {name: array for name, array in theirs.items() if name in ours}
     assert set(ours) - {"__pixels__"} <= set(theirs), "every weight has a gradient"
@@ -123,9 +124,9 @@ def test_nomics_names_come_from_the_timm_names_that_the_peer_states(path: Path) 
     case = path.name.removesuffix(".from_timm_keys.json")
     stated = json.loads(path.read_text())["nomic_key_from_timm_keys_concatenated_on_axis_0"]
     spec = nomic_vision(case).spec
-    rules = keymap.expand(keymap.TABLES["eva02", "nomic"], spec)
+    rules = mapping.expand(keymap.TABLES["eva02", "nomic"], spec)
     nomic = {rule.peer: rule.ours for rule in rules}
-    timm = {r.peer: r.ours for r in keymap.expand(keymap.TIMM_TRUNK, spec_like_timm(spec))}
+    timm = {r.peer: r.ours for r in mapping.expand(keymap_vision.TIMM_TRUNK, spec_like_timm(spec))}
     for name, parts in stated.items():
         ours = [o for part in parts for o in (timm[part] if part in timm else ("no key bias",))]
         expected = ["no key bias" if o.endswith("k/bias") else o for o in nomic[name]]
@@ -139,10 +140,10 @@ def spec_like_timm(spec: Any) -> Any:
 
 def test_the_released_nomic_vision_model_has_the_peers_211_arrays() -> None:
     keys = json.loads((reference.ROOT / NOMIC / "nomic_embed_vision_v1_5.keys.json").read_text())
-    spec = spec_from_peer(released_config(), "nomic")
+    spec = vision_spec(released_config(), "nomic")
     shapes = {name: leaf.shape for name, leaf in tree.flatten(tower_of(spec).abstract()).items()}
-    rules = keymap.expand(keymap.TABLES["eva02", "nomic"], spec)
-    found = {rule.peer: list(keymap.peer_shape(rule, shapes)) for rule in rules}
+    rules = mapping.expand(keymap.TABLES["eva02", "nomic"], spec)
+    found = {rule.peer: list(mapping.peer_shape(rule, shapes)) for rule in rules}
     assert found == keys["shapes"] and len(found) == 211
     assert tree.count(tower_of(spec).abstract()) == 92_946_688
     print("nomic-embed-vision-v1.5: 211 arrays compared (names and shapes)")
@@ -150,10 +151,10 @@ def test_the_released_nomic_vision_model_has_the_peers_211_arrays() -> None:
 
 def test_the_released_nomic_text_model_has_the_peers_arrays() -> None:
     keys = json.loads((reference.ROOT / NOMIC_TEXT / "nomic_embed_text_v1_5.keys.json").read_text())
-    spec = spec_from_peer(keys["config"], "nomic", layer_norm=True)
+    spec = text_spec(keys["config"], "nomic", layer_norm=True)
     shapes = {name: leaf.shape for name, leaf in tree.flatten(tower_of(spec).abstract()).items()}
-    rules = keymap.expand(keymap.TABLES["nomic_bert", "nomic"], spec)
-    assert {rule.peer: list(keymap.peer_shape(rule, shapes)) for rule in rules} == keys["shapes"]
+    rules = mapping.expand(keymap.TABLES["nomic_bert", "nomic"], spec)
+    assert {rule.peer: list(mapping.peer_shape(rule, shapes)) for rule in rules} == keys["shapes"]
     print(f"nomic-embed-text-v1.5: {len(keys['shapes'])} arrays compared (names and shapes)")
 
 
@@ -197,8 +198,8 @@ def test_the_nomic_text_tower_is_transformers_own(case: str) -> None:
     config = reference.entry(TEXTS, case, ".native_transformers.npz")["config"]
     config = json.loads(config) if isinstance(config, str) else config
     # transformers keeps its own names in memory and writes the hub's: both must give the same tower
-    spec = spec_from_peer(config, "hf", layer_norm=True)
-    native = keymap.write_with(keymap.NOMIC_BERT_HF, keymap.from_peer(hub, spec, "nomic"), spec)
+    spec = text_spec(config, "hf", layer_norm=True)
+    native = mapping.write_with(keymap_text.NOMIC_BERT_HF, mapping.from_peer(hub, spec, "nomic"), spec)
     assert set(native) != set(hub)
     for weights in (hub, native):
         tower = convert.text(weights, config, "hf", layer_norm=True)

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lit_tune.convert import keymap, weights as weight_files
-from lit_tune.convert.peer_config import not_yet, spec_from_peer
-from lit_tune.models.eva02 import Eva02Spec
+from lit_tune.convert import mapping, weights as weight_files
+from lit_tune.convert.peer_text import text_spec
+from lit_tune.convert.peer_vision import vision_spec
 from lit_tune.models.two_towers import tower_of
 from lit_tune.tree import Tree
 
@@ -60,10 +60,8 @@ def vision(weights: str | Path | Mapping[str, Any], config: Mapping[str, Any], l
     Raises:
         ConfigError: weights that do not belong to the config, are not finite, or a family not supported yet.
     """
-    spec = spec_from_peer(config, layout)
-    if not isinstance(spec, Eva02Spec):
-        raise not_yet("a text tower where a vision tower is asked for")
-    return ConvertedTower(keymap.from_peer(weight_files.read(weights), spec, layout), spec)
+    spec = vision_spec(config, layout)
+    return ConvertedTower(mapping.from_peer(weight_files.read(weights), spec, layout), spec)
 
 
 def text(
@@ -84,7 +82,5 @@ def text(
     Raises:
         ConfigError: as `vision`.
     """
-    spec = spec_from_peer(config, layout, pool=pool, layer_norm=layer_norm)
-    if isinstance(spec, Eva02Spec):
-        raise not_yet("a vision tower where a text tower is asked for")
-    return ConvertedTower(keymap.from_peer(weight_files.read(weights), spec, layout), spec)
+    spec = text_spec(config, layout, pool=pool, layer_norm=layer_norm)
+    return ConvertedTower(mapping.from_peer(weight_files.read(weights), spec, layout), spec)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lit_tune.convert import keymap, weights
-from lit_tune.convert.peer_config import spec_from_peer, timm_arguments
+from lit_tune.convert import mapping, weights
+from lit_tune.convert.peer_vision import timm_arguments, vision_spec
 from lit_tune.models.eva02 import VARIANTS, Eva02Spec
 from lit_tune.tree import Tree
 
@@ -31,7 +31,7 @@ def export(params: Tree, spec: Eva02Spec, preprocess: Mapping[str, Any], out: Pa
     Raises:
         ConfigError: timm's layout cannot hold this tower; the line says why.
     """
-    named = keymap.to_peer(params, spec, "timm")
+    named = mapping.to_peer(params, spec, "timm")
     out.mkdir(parents=True, exist_ok=True)
     # transformers' loader refuses a file whose header does not name a framework
     digest = weights.write(out / weights.FILE, named, {"format": "pt"})
@@ -77,14 +77,14 @@ def load(folder: Path) -> tuple[Tree, Eva02Spec, dict[str, Any]]:
     """
     config = weights.read_config(folder / CONFIG)
     named = weights.read(folder)
-    spec = spec_from_peer(config, "timm")
+    spec = vision_spec(config, "timm")
     if spec.projects and not np.any(named["head.bias"]):
         spec = replace(spec, embed_bias=False)  # timm's classifier always has a bias: zeros say that ours has none
     pretrained = config["pretrained_cfg"] if "pretrained_cfg" in config else {}
     preprocess = _preprocess(pretrained, spec)
     if spec.image_size != tuple(preprocess["image_size"]):
         spec = replace(spec, image_size=tuple(preprocess["image_size"]), pos_embed_grid=spec.table_grid)
-    return keymap.from_peer(named, spec, "timm"), spec, preprocess
+    return mapping.from_peer(named, spec, "timm"), spec, preprocess
 
 
 def _preprocess(pretrained: Mapping[str, Any], spec: Eva02Spec) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Block(nnx.Module):
         self.norm2 = LayerNorm(spec.width, spec.norm_eps)
 
     def __call__(self, x: Float[Array, "b s d"], mask: Bool[Array, "b s"], dtype: DTypeLike) -> Float[Array, "b s d"]:
-        x = self.norm1(x + self.attn(x, mask=mask, dtype=dtype))
+        x = self.norm1(x + self.attn(x, mask=mask[:, None], dtype=dtype))
         return self.norm2(x + self.mlp(x, dtype))
 
 

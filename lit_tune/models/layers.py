@@ -4,6 +4,7 @@
 Letters in shapes: b batch, n tokens, d width, h heads, k head dim, m hidden width of an MLP.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -114,16 +115,21 @@ def attention(
     q: Float[Array, "b nq h k"],
     k: Float[Array, "b nk h k"],
     v: Float[Array, "b nk h k"],
-    mask: Bool[Array, "b nk"] | None = None,
+    mask: Bool[Array, "#b #nq nk"] | None = None,
+    bias: Float[Array, "h nq nk"] | None = None,
 ) -> Float[Array, "b nq h k"]:
-    """softmax(q k / sqrt(head dim)) v: the one place where another kernel would go.
+    """softmax(q k / sqrt(head dim) + bias) v: the one place where another kernel would go.
 
     Args:
-        mask: False where a key must not be seen. A row of False only gives the plain mean of v, not nan.
+        mask: False where a query must not see a key; axes of 1 stand for all pictures or texts and for all queries. A
+            row of False only gives the plain mean of v, not nan.
+        bias: float32, added to the logits of every picture or text (ALiBi).
     """
     logits = attention_logits(q, k)
+    if bias is not None:
+        logits = logits + bias
     if mask is not None:
-        logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     out = jnp.matmul(weights, jnp.swapaxes(v, 1, 2), precision=matmul_precision(v.dtype))  # (b, h, nq, k)
     return jnp.swapaxes(out, 1, 2)
@@ -204,10 +210,11 @@ class Attention(nnx.Module):
         x: Float[Array, "b n d"],
         *,
         rope: tuple[Array, Array] | None = None,
-        mask: Bool[Array, "b n"] | None = None,
+        mask: Bool[Array, "#b #n n"] | None = None,
+        bias: Float[Array, "h n n"] | None = None,
         dtype: DTypeLike,
     ) -> Float[Array, "b n d"]:
-        heads = attention(*self.qkv(x, rope, dtype), mask)
+        heads = attention(*self.qkv(x, rope, dtype), mask, bias)
         joined = heads.reshape(*x.shape[:2], -1)  # (b, n, d)
         if self.norm is not None:
             joined = self.norm(joined)
@@ -238,12 +245,42 @@ class SwiGLU(nnx.Module):
         return self.fc2(hidden if self.norm is None else self.norm(hidden), dtype)
 
 
-class Mlp(nnx.Module):
-    """fc2(gelu(fc1(x))) with the exact (erf) GELU."""
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),  # the exact one, with erf
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),  # SigLIP
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI CLIP
+}
 
-    def __init__(self, width: int, mlp_dim: int, *, rngs: nnx.Rngs) -> None:
+
+class Mlp(nnx.Module):
+    """fc2(act(fc1(x))), `act` one of ACTIVATIONS."""
+
+    def __init__(self, width: int, mlp_dim: int, *, act: str = "gelu", rngs: nnx.Rngs) -> None:
+        self.act = act
         self.fc1 = Linear(width, mlp_dim, rngs=rngs)
         self.fc2 = Linear(mlp_dim, width, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b n d"]:
-        return self.fc2(jax.nn.gelu(self.fc1(x, dtype), approximate=False), dtype)
+        return self.fc2(ACTIVATIONS[self.act](self.fc1(x, dtype)), dtype)
+
+
+class PreNormBlock(nnx.Module):
+    """x + attn(norm1(x)), then x + mlp(norm2(x)): the block of ViT, CLIP and SigLIP, all biases present."""
+
+    def __init__(
+        self, width: int, num_heads: int, mlp_dim: int, *, act: str, eps: float, qkv_bias: bool = True, rngs: nnx.Rngs
+    ) -> None:
+        self.norm1 = LayerNorm(width, eps)
+        self.attn = Attention(width, num_heads, biases=(qkv_bias, qkv_bias, qkv_bias, True), rngs=rngs)
+        self.norm2 = LayerNorm(width, eps)
+        self.mlp = Mlp(width, mlp_dim, act=act, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        *,
+        mask: Bool[Array, "#b #n n"] | None = None,
+        dtype: DTypeLike,
+    ) -> Float[Array, "b n d"]:
+        x = x + self.attn(self.norm1(x), mask=mask, dtype=dtype)
+        return x + self.mlp(self.norm2(x), dtype)

@@ -62,7 +62,7 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "b s d"], rope: tuple[Array, Array], mask: Bool[Array, "b s"], dtype: DTypeLike
     ) -> Float[Array, "b s d"]:
-        x = self.norm1(x + self.attn(x, rope=rope, mask=mask, dtype=dtype))
+        x = self.norm1(x + self.attn(x, rope=rope, mask=mask[:, None], dtype=dtype))
         return self.norm2(x + self.mlp(x, dtype))
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lit_tune import __version__
-from lit_tune.convert import keymap, weights as weight_files
-from lit_tune.convert.peer_config import spec_from_peer
+from lit_tune.convert import mapping, weights as weight_files
+from lit_tune.convert.peer_text import text_spec
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
@@ -72,7 +72,7 @@ class TextEncoder:
             text: `config.text`; prefix, max_length, pool, layer_norm and dim are read.
         """
         config = weight_files.read_config(files.folder / "config.json")
-        spec = spec_from_peer(config, LAYOUT, pool=text.pool, layer_norm=text.layer_norm, dim=text.dim)
+        spec = text_spec(config, LAYOUT, pool=text.pool, layer_norm=text.layer_norm, dim=text.dim)
         _check_length(text.max_length, spec)
         for departure in weights.departures(text, files.known) if files.known else ():
             print(f"lit_tune: note: {departure}", file=sys.stderr, flush=True)
@@ -221,4 +221,4 @@ def read_folder(folder: Path, description: dict[str, Any]) -> TextEncoder:
 
 def _read_params(folder: Path, spec: Any) -> Tree:
     """The parameters in a folder of a peer's files."""
-    return keymap.from_peer(weight_files.read(folder), spec, LAYOUT)
+    return mapping.from_peer(weight_files.read(folder), spec, LAYOUT)

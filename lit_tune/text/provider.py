@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from lit_tune import errors, sharding, tree
 from lit_tune.convert import weights as weight_files
-from lit_tune.convert.peer_config import spec_from_peer
+from lit_tune.convert.peer_text import text_spec
 from lit_tune.data.sources import Source
 from lit_tune.data.text_rows import CachedText, TextRows, TokenText
 from lit_tune.models import two_towers
@@ -41,8 +41,8 @@ def live_text_tower(config: ConfigDict) -> Tower | None:
         folder = folder if folder.is_dir() else weights.find(config.text).folder
         peer = weight_files.read_config(folder / "config.json")
     text = config.text
-    return two_towers.tower_of(spec_from_peer(peer, encode.LAYOUT, pool=text.pool, layer_norm=text.layer_norm,
-                                              dim=text.dim))
+    return two_towers.tower_of(text_spec(peer, encode.LAYOUT, pool=text.pool, layer_norm=text.layer_norm,
+                                         dim=text.dim))
 
 
 def open_encoder(config: ConfigDict) -> encode.TextEncoder:

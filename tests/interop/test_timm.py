@@ -12,7 +12,7 @@ import torch
 from timm.data import create_transform, resolve_data_config
 
 from lit_tune import convert, tree
-from lit_tune.convert import peer_config, timm as timm_folder
+from lit_tune.convert import keymap, mapping, peer_vision, timm as timm_folder
 from lit_tune.models.eva02 import VARIANTS, Eva02Spec
 from lit_tune.models.two_towers import tower_of
 
@@ -93,22 +93,22 @@ def test_every_registered_shape_has_timms_names_and_shapes(name: str) -> None:
     )
     spec = VARIANTS[name] if name in VARIANTS else base
     with torch.device("meta"):
-        arguments = {} if name in VARIANTS else peer_config.timm_arguments(spec)
+        arguments = {} if name in VARIANTS else peer_vision.timm_arguments(spec)
         model = timm.create_model(
             name if name in VARIANTS else "eva02_base_patch14_224", **({"num_classes": 0} | arguments)
         )
     theirs = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     shapes = {key: leaf.shape for key, leaf in tree.flatten(tower_of(spec).abstract()).items()}
-    rules = convert.keymap.expand(convert.keymap.TABLES["eva02", "timm"], spec)
-    assert {rule.peer: convert.keymap.peer_shape(rule, shapes) for rule in rules} == theirs
+    rules = mapping.expand(keymap.TABLES["eva02", "timm"], spec)
+    assert {rule.peer: mapping.peer_shape(rule, shapes) for rule in rules} == theirs
     assert sum(p.numel() for p in model.parameters()) == tree.count(tower_of(spec).abstract())
 
 
 def test_initial_values_have_timms_spread() -> None:
     spec = small(pool="map", embed_dim=0)
-    model = timm.create_model("eva02_base_patch14_224", **peer_config.timm_arguments(spec))
+    model = timm.create_model("eva02_base_patch14_224", **peer_vision.timm_arguments(spec))
     theirs = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    ours = convert.keymap.to_peer(tower_of(spec).init(jax.random.key(0)), spec, "timm")
+    ours = mapping.to_peer(tower_of(spec).init(jax.random.key(0)), spec, "timm")
     for name, array in theirs.items():
         if array.size >= 2000:
             assert np.std(ours[name]) == pytest.approx(np.std(array), rel=0.1), name

@@ -1,28 +1,18 @@
-"""A peer's own config dict -> the spec of our tower, and back for timm. Nothing is inferred from array shapes.
-
-Options of a peer that change the result and that we do not have are refused by name, never ignored.
-"""
+"""A peer's config of a vision tower -> our spec, and back for timm. Nothing is inferred from array shapes."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from lit_tune.errors import ConfigError, explain
-from lit_tune.models.bert import BertSpec
+from lit_tune.convert.peer_options import NOMIC_FIXED, as_pair, check_layout, not_yet, require, round_up
 from lit_tune.models.eva02 import VARIANTS, Eva02Spec
-from lit_tune.models.nomic_bert import NomicBertSpec
 
 # What a config calls itself -> how people call it: known, and not ours yet.
 NOT_YET = {
-    "xlm-roberta": "XLM-R",
-    "modernbert": "ModernBERT",
     "clip": "OpenAI CLIP",
-    "clip_text_model": "CLIP text",
     "clip_vision_model": "OpenAI CLIP ViT",
     "siglip": "SigLIP",
     "siglip2": "SigLIP 2",
-    "siglip_text_model": "SigLIP text",
     "siglip_vision_model": "SigLIP ViT",
-    "jina_bert": "JinaBERT",
     "timm_wrapper": "a timm model inside transformers (use layout timm)",
 }
 _DROPOUT = ("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
@@ -43,59 +33,36 @@ _TIMM_DEFAULTS = {  # of timm's Eva, models/eva.py 1.0.31, where an argument is 
 _TIMM_POOLS = {"avg": "mean", "token": "cls", "map": "map", "": "none"}
 
 
-def spec_from_peer(
-    config: Mapping[str, Any], layout: str, *, pool: str = "mean", layer_norm: bool = False, dim: int = 0
-) -> Eva02Spec | BertSpec | NomicBertSpec:
-    """The spec of the tower that a peer's config describes.
+def vision_spec(config: Mapping[str, Any], layout: str) -> Eva02Spec:
+    """The spec of the vision tower that a peer's config describes.
 
     Args:
-        config: timm's config.json or the arguments of its Eva class; a transformers or contrastors config.
+        config: timm's config.json or the arguments of its class; a transformers or contrastors config.
         layout: timm | nomic | hf | open_clip.
-        pool, layer_norm, dim: of a text tower; their configs do not say how tokens are pooled.
 
     Raises:
         ConfigError: a family or an option that we do not have yet.
     """
+    check_layout(layout)
     if layout == "timm":
-        return _timm(config)
+        return timm_spec(config)
     if layout == "open_clip":
-        raise not_yet("EVA02-CLIP and text towers in open_clip's layout")
-    if layout not in ("nomic", "hf"):
-        raise ConfigError(explain("layout", expected="timm | nomic | hf | open_clip", found=layout, do="choose one"))
+        raise not_yet("EVA02-CLIP in open_clip's layout")
     if "img_size" in config and "n_embd" in config:
-        return _nomic_vision(config)
-    text = {"pool": pool, "layer_norm": layer_norm, "dim": dim}
-    kind = config["model_type"] if "model_type" in config else "nomic_bert" if "n_embd" in config else "unknown"
-    if kind == "nomic_bert":
-        return _nomic_text(config, text) if "n_embd" in config else _native_nomic_text(config, text)
-    if kind == "bert":
-        return _bert(config, text)
-    raise not_yet(NOT_YET[kind] if kind in NOT_YET else f"model_type {kind}")
+        return nomic_spec(config)
+    if "n_embd" in config:
+        raise not_yet("a text tower where a vision tower is asked for")
+    kind = config["model_type"] if "model_type" in config else "unknown"
+    raise not_yet(NOT_YET[kind] if kind in NOT_YET else f"model_type {kind} as a vision tower")
 
 
-def not_yet(what: str) -> ConfigError:
-    """The error for a family that is known but that we do not have."""
-    ours = "EVA02 (timm, nomic), BERT (hf), NomicBert (nomic, hf)"
-    return ConfigError(explain("model", expected=ours, found=f"{what}, not yet supported", do="convert one of these"))
-
-
-def _require(config: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
-    """Refuse options that are present with a value that our tower does not have."""
-    for name, value in fixed.items():
-        if name in config and config[name] != value:
-            raise not_yet(f"{name}={config[name]!r} (only {value!r} is supported)")
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-
-
-def _timm(config: Mapping[str, Any]) -> Eva02Spec:
+def timm_spec(config: Mapping[str, Any]) -> Eva02Spec:
+    """The tower of timm's config.json, or of the arguments of its Eva class."""
     arguments = _timm_arguments(config)
     a = _TIMM_DEFAULTS | arguments
     if not a["swiglu_mlp"]:
         raise not_yet("an Eva without SwiGLU or a VisionTransformer (SigLIP ViT, OpenAI CLIP ViT)")
-    _require(a, _TIMM_FIXED)
+    require(a, _TIMM_FIXED)
     unknown = sorted(set(a) - set(_TIMM_DEFAULTS) - set(_TIMM_FIXED) - set(_NO_EFFECT))
     if unknown:
         raise not_yet(f"timm argument {unknown[0]}={a[unknown[0]]!r}")
@@ -105,11 +72,11 @@ def _timm(config: Mapping[str, Any]) -> Eva02Spec:
     if a["num_classes"] == width:
         raise not_yet("a head as wide as the trunk")
     return Eva02Spec(
-        image_size=_pair(a["img_size"]), patch_size=a["patch_size"], width=width, depth=a["depth"],
+        image_size=as_pair(a["img_size"]), patch_size=a["patch_size"], width=width, depth=a["depth"],
         num_heads=a["num_heads"], mlp_dim=int(width * a["mlp_ratio"]), qkv_fused=a["qkv_fused"],
         qkv_bias=a["qkv_bias"], key_bias=False, sub_ln=a["scale_mlp"], attn_inner_norm=a["scale_attn_inner"],
         class_token=a["class_token"], pos_embed=a["use_abs_pos_emb"], pos_embed_grid=(0, 0), rope=a["use_rot_pos_emb"],
-        rope_theta=a["rope_temperature"], rope_reference_grid=_pair(a["ref_feat_shape"] or 0), norm_eps=1e-6,
+        rope_theta=a["rope_temperature"], rope_reference_grid=as_pair(a["ref_feat_shape"] or 0), norm_eps=1e-6,
         sub_ln_eps=1e-6, pool=_TIMM_POOLS[a["global_pool"]],
         pool_mlp_dim=int(width * (a["attn_pool_mlp_ratio"] or a["mlp_ratio"])), pool_norm_eps=1e-6,
         final_norm=_timm_final_norm(a), embed_dim=a["num_classes"], embed_bias=a["num_classes"] > 0,
@@ -138,7 +105,7 @@ def _timm_final_norm(a: Mapping[str, Any]) -> bool:
 
 
 def timm_arguments(spec: Eva02Spec) -> dict[str, Any]:
-    """The arguments that make timm's Eva this tower; the reverse of `spec_from_peer`."""
+    """The arguments that make timm's Eva this tower; the reverse of `timm_spec`."""
     pools = {ours: timms for timms, ours in _TIMM_POOLS.items()}
     mean = spec.pool == "mean"
     table = tuple(g * spec.patch_size for g in spec.table_grid)
@@ -162,72 +129,23 @@ def _ratio(mlp_dim: int, width: int) -> float:
     return ratio if int(width * ratio) == mlp_dim else (mlp_dim + 0.5) / width
 
 
-def _round_up(value: float, multiple: int) -> int:
-    return -(-int(value) // multiple) * multiple
-
-
-_NOMIC_FIXED = {
-    "activation_function": "swiglu", "use_rms_norm": False, "parallel_block": False, "causal": False,
-    "rotary_emb_interleaved": False, "rotary_emb_scale_base": None, "sinusoidal_pos_embedding": False,
-}  # fmt: skip
-
-
-def _nomic_vision(config: Mapping[str, Any]) -> Eva02Spec:
+def nomic_spec(config: Mapping[str, Any]) -> Eva02Spec:
     """contrastors' NomicVisionModel; its class ignores everything of the config that is about text."""
     fixed = {
         "prenorm": True, "no_last_ln": True, "no_cls_token": False, "no_embed_class": False, "register_tokens": 0,
         "layer_scale": False, "num_channels": 3, "patch_embed_bias": True, "mlp_fc1_bias": True, "mlp_fc2_bias": True,
         "prepre_layernom": False, "rotary_emb_base": 10_000, "use_rotary_pos_emb": True, "use_pos_embed": True,
     }  # fmt: skip
-    _require(config, _NOMIC_FIXED | fixed)
+    require(config, NOMIC_FIXED | fixed)
     # both SwiGLUs round up their hidden width; the released file says 2048.0
-    hidden = _round_up(config["n_inner"], 256)
+    hidden = round_up(config["n_inner"], 256)
     eps = config["layer_norm_epsilon"]
     return Eva02Spec(
-        image_size=_pair(config["img_size"]), patch_size=config["patch_size"], width=config["n_embd"],
+        image_size=as_pair(config["img_size"]), patch_size=config["patch_size"], width=config["n_embd"],
         depth=config["n_layer"], num_heads=config["n_head"], mlp_dim=hidden, qkv_fused=True,
         qkv_bias=config["qkv_proj_bias"], key_bias=config["qkv_proj_bias"], sub_ln=config["norm_mlp"],
         attn_inner_norm=False, class_token=True, pos_embed=True, pos_embed_grid=(0, 0), rope=True, rope_theta=10_000.0,
-        rope_reference_grid=_pair(config["ref_feat_shape"] or 0), norm_eps=eps,
+        rope_reference_grid=as_pair(config["ref_feat_shape"] or 0), norm_eps=eps,
         sub_ln_eps=1e-5,  # torch's default: the class gives that norm no eps
         pool="nomic", pool_mlp_dim=hidden, pool_norm_eps=eps, final_norm=False, embed_dim=0, embed_bias=False,
-    )  # fmt: skip
-
-
-def _nomic_text(config: Mapping[str, Any], text: Mapping[str, Any]) -> NomicBertSpec:
-    """contrastors' spelling, as in the hub files of nomic-embed-text."""
-    fixed = {"prenorm": False, "qkv_proj_bias": False, "mlp_fc1_bias": False, "mlp_fc2_bias": False}
-    _require(config, _NOMIC_FIXED | fixed | {"rotary_emb_fraction": 1.0})
-    factor = config["rotary_scaling_factor"] if "rotary_scaling_factor" in config else None
-    return NomicBertSpec(
-        vocab_size=_round_up(config["vocab_size"], config["pad_vocab_size_multiple"]),
-        type_vocab=config["type_vocab_size"], width=config["n_embd"], depth=config["n_layer"],
-        num_heads=config["n_head"], mlp_dim=_round_up(config["n_inner"], 256), norm_eps=config["layer_norm_epsilon"],
-        rope_theta=float(config["rotary_emb_base"]), ntk_factor=float(factor or 0),
-        ntk_length=config["max_trained_positions"] if factor else 0, **text,
-    )  # fmt: skip
-
-
-def _native_nomic_text(config: Mapping[str, Any], text: Mapping[str, Any]) -> NomicBertSpec:
-    """transformers' own spelling."""
-    rope = config["rope_parameters"]
-    _require(rope, {"rope_type": "default"})
-    _require(config, {"hidden_act": "silu"})
-    return NomicBertSpec(
-        vocab_size=config["vocab_size"], type_vocab=config["type_vocab_size"], width=config["hidden_size"],
-        depth=config["num_hidden_layers"], num_heads=config["num_attention_heads"],
-        mlp_dim=config["intermediate_size"], norm_eps=config["layer_norm_eps"], rope_theta=float(rope["rope_theta"]),
-        ntk_factor=0.0, ntk_length=0, **text,
-    )  # fmt: skip
-
-
-def _bert(config: Mapping[str, Any], text: Mapping[str, Any]) -> BertSpec:
-    if "position_embedding_type" in config and config["position_embedding_type"] != "absolute":
-        raise not_yet(f"JinaBERT and BERT with {config['position_embedding_type']} positions")
-    _require(config, {"hidden_act": "gelu", "is_decoder": False, "add_cross_attention": False})
-    return BertSpec(
-        vocab_size=config["vocab_size"], max_positions=config["max_position_embeddings"],
-        type_vocab=config["type_vocab_size"], width=config["hidden_size"], depth=config["num_hidden_layers"],
-        num_heads=config["num_attention_heads"], mlp_dim=config["intermediate_size"],
-        norm_eps=config["layer_norm_eps"], **text,
     )  # fmt: skip
