@@ -1,7 +1,8 @@
 """Tower descriptions: one JSON that says everything about a tower that its weights do not.
 
-Architecture, eps of each norm, pooling, preprocessing or prefix, normalisation. Every checkpoint and every export has
-it, and nothing is guessed from shapes. `vision_tower.json` and `text_tower.json` are the names of the files.
+Architecture, eps of each norm, pooling, preprocessing or prefix, normalisation. Every checkpoint, import and export has
+it, and nothing is guessed from shapes. In a folder `vision_tower.json` and `text_tower.json` also say which file holds
+the weights, in whose layout, and its digest: so every kind of folder is read by the same few lines.
 """
 
 import dataclasses
@@ -15,12 +16,14 @@ from ml_collections import ConfigDict
 from lit_tune import __version__
 from lit_tune.convert import weights as weight_files
 from lit_tune.errors import ConfigError, explain
+from lit_tune.models import two_towers
 from lit_tune.models.eva02 import Eva02, Eva02Spec
 from lit_tune.models.functional import Tower
 from lit_tune.text.encode import TextEncoder
 
 FORMAT = 1
 VISION_FILE, TEXT_FILE, TEXT_FOLDER = "vision_tower.json", "text_tower.json", "text"
+WEIGHTS_KEYS = ("file", "layout", "sha256")
 PREPROCESS = {  # keys of a vision description's "preprocess" -> what its values may be
     "image_size": "two whole numbers",
     "resize": ("shortest", "squash"),
@@ -57,6 +60,11 @@ def preprocess_of(config: ConfigDict) -> dict[str, Any]:
     }
 
 
+def of_run(config: ConfigDict) -> dict[str, Any]:
+    """The description of the vision tower that a config trains."""
+    return vision_description(two_towers.vision_spec(config), preprocess_of(config))
+
+
 def validate(page: Any, where: str) -> dict[str, Any]:
     """The description itself, once it is known to be whole.
 
@@ -88,25 +96,61 @@ def validate(page: Any, where: str) -> dict[str, Any]:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The checked description in a file.
+    """The checked description in a folder's file, its weights named.
 
     Raises:
-        ConfigError: no such file, or it is not one.
+        ConfigError: no such file, it is not one, or it names no weights.
     """
-    return validate(weight_files.read_config(path), str(path))
+    page = validate(weight_files.read_config(path), str(path))
+    found = page["weights"] if "weights" in page else {}
+    missing = [key for key in WEIGHTS_KEYS if key not in found]
+    if missing:
+        raise ConfigError(explain(str(path), expected=f"the key weights.{missing[0]}", found="none",
+                                  do="write the folder again"))
+    return page
 
 
-def save_vision(folder: Path, spec: Eva02Spec, preprocess: Mapping[str, Any]) -> None:
-    """Write vision_tower.json into an export folder, whose weights are written by the format's own writer."""
-    _write(folder / VISION_FILE, vision_description(spec, preprocess))
+def weights_of(file: Path, layout: str, root: Path) -> dict[str, str]:
+    """The part of a description that says where the weights are.
+
+    Args:
+        file: of the weights, below `root`.
+        layout: whose names the arrays have: lit_tune | timm | nomic | hf | open_clip | onnx.
+        root: the folder that the description lies in.
+    """
+    return {"file": file.relative_to(root).as_posix(), "layout": layout, "sha256": weight_files.sha256(file)}
+
+
+def save_vision(folder: Path, page: Mapping[str, Any], file: Path, layout: str) -> None:
+    """Write vision_tower.json into a folder, beside weights that were written by the layout's own writer.
+
+    Args:
+        page: a vision description.
+        file: the weights, below `folder`.
+        layout: as `weights_of`.
+    """
+    _write(folder / VISION_FILE, {**page, "weights": weights_of(file, layout, folder)})
 
 
 def save_text(folder: Path, encoder: TextEncoder) -> None:
-    """Write folder/text: the text tower's own files unchanged, and text_tower.json."""
+    """Write folder/text, the text tower's own files unchanged, and text_tower.json."""
     target = folder / TEXT_FOLDER
     target.mkdir(parents=True, exist_ok=True)
     encoder.copy_files(target)
-    _write(target / TEXT_FILE, encoder.description)
+    describe_text(folder, encoder.description, target / weight_files.FILE, target / "tokenizer.json", encoder.layout)
+
+
+def describe_text(folder: Path, page: Mapping[str, Any], file: Path, tokenizer: Path, layout: str) -> None:
+    """Write text_tower.json into a folder, beside weights and a tokenizer that lie below it.
+
+    Args:
+        page: a text description.
+        file: the weights.
+        tokenizer: the tokenizer.json.
+        layout: as `weights_of`.
+    """
+    text = {**page["text"], "tokenizer": tokenizer.relative_to(folder).as_posix()}
+    _write(folder / TEXT_FILE, {**page, "text": text, "weights": weights_of(file, layout, folder)})
 
 
 def _write(path: Path, page: Mapping[str, Any]) -> None:

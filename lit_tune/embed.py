@@ -21,6 +21,7 @@ from lit_tune.data.sample import BadSample  # noqa: E402
 from lit_tune.data.sources import expand  # noqa: E402
 from lit_tune.errors import ConfigError, DataError, explain  # noqa: E402
 from lit_tune.flags import EmbedFlags  # noqa: E402
+from lit_tune.model import Model  # noqa: E402
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 CHUNK = 256  # decoded pictures held at a time
@@ -117,7 +118,7 @@ def _members(file: Path) -> Iterator[Named]:
 
 
 def embed_pictures(
-    model: tower.Model, pictures: Iterator[Named]
+    model: Model, pictures: Iterator[Named]
 ) -> tuple[list[str], Float[np.ndarray, "n d"], int]:
     """(ids, unit vectors, number left out). A picture that cannot be used is named on stderr and left out."""
     ids, parts, left_out = [], [np.empty((0, model.dim), np.float32)], 0
@@ -133,7 +134,7 @@ def embed_pictures(
                 ids.append(name)
                 good.append(pixels)
             if good:
-                parts.append(model.embed_pixels(np.stack(good)))
+                parts.append(model.vision.embed_pixels(np.stack(good)))
             if time.monotonic() - shown > 5:
                 shown = time.monotonic()
                 rate = len(ids) / (shown - start)
@@ -141,10 +142,10 @@ def embed_pictures(
     return ids, np.concatenate(parts), left_out
 
 
-def _pixels(model: tower.Model, picture: Named) -> np.ndarray | str:
+def _pixels(model: Model, picture: Named) -> np.ndarray | str:
     """The picture as the tower sees it, or why it cannot be used."""
     try:
-        return model.pixels(picture[1]())
+        return model.vision.pixels(picture[1]())
     except BadSample as bad:
         return bad.kind
     except OSError as error:

@@ -58,13 +58,13 @@ def evaluate_export(flags: EvalFlags) -> dict[str, float]:
     """Metrics of an exported tower on the sets given as --tasks=NAME=DATA."""
     model = tower.load(flags.model)
     config = config_lib.load("finetune").copy_and_resolve_references()
-    preprocess = model.preprocess
+    preprocess = model.vision.preprocess
     with config.unlocked():
         config.vision.image_size = tuple(preprocess["image_size"])
         config.data.policy, config.data.resize = preprocess["policy"], preprocess["resize"]
     config = _with_tasks(config, flags)
     prepared = evaluation.prepare(config, model.embed_texts, None)
-    return evaluation.evaluate(prepared, config, lambda _, images: model.embed_pixels(images), {},
+    return evaluation.evaluate(prepared, config, lambda _, images: model.vision.embed_pixels(images), {},
                                rows=config.eval.batch)[0]
 
 

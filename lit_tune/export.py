@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from lit_tune import __version__, config as config_lib, console, errors, tower
-from lit_tune.convert import timm
+from lit_tune import __version__, config as config_lib, console, description, errors, tower
+from lit_tune.convert import timm, weights
 from lit_tune.flags import ExportFlags
 
 LATER = ("hf", "nomic", "open_clip", "sentence-transformers", "onnx")  # formats that a later version writes
@@ -50,13 +50,15 @@ def export_timm(flags: ExportFlags) -> dict[str, Any]:
         raise errors.ConfigError(errors.explain("--out", expected="a new or empty folder", found=str(out),
                                                 do="name another folder"))
     model = tower.load(flags.workdir, flags.step)
-    spec, preprocess = model.tower.spec, model.preprocess
-    digest = timm.export(jax.device_get(model.params), spec, preprocess, out)
-    tower.save_vision(out, spec, preprocess)
-    tower.save_text(out, model.text)
+    spec, preprocess = model.vision.tower.spec, model.vision.preprocess
+    digest = timm.export(jax.device_get(model.vision.params), spec, preprocess, out)
+    page = description.vision_description(spec, preprocess)
+    description.save_vision(out, page, out / weights.FILE, "timm")
+    description.save_text(out, model.text)
     height, width = model.image_size
     pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, height, width, 3), np.uint8)
-    difference = float(np.abs(tower.load(out).embed_pixels(pictures) - model.embed_pixels(pictures)).max())
+    read_back = tower.load(out).vision.embed_pixels(pictures)
+    difference = float(np.abs(read_back - model.vision.embed_pixels(pictures)).max())
     if not difference <= TOLERANCE:
         raise errors.LitTuneError(f"{out} gives vectors {difference:.2e} away from the run's: do not use it")
     proof = {"checked_by": ["own_reader"], "max_difference": difference, "pictures": PICTURES,

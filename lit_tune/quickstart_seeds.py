@@ -75,7 +75,7 @@ def answers_of(run: Path, prepared: evaluation.Prepared, config: config_lib.Conf
     model = tower.load(run)
     pixels = list(evaluation.pictures(prepared.source, prepared.rows, config))
     s = prepared.eval_set
-    to_image, to_text = find(model.embed_pixels(np.stack(pixels)), s.ztxt, s.owner, s.caption_group)
+    to_image, to_text = find(model.vision.embed_pixels(np.stack(pixels)), s.ztxt, s.owner, s.caption_group)
     return np.stack([(to_image.hits(k).astype(float) + to_text.hits(k)) / 2 for k in KS])
 
 

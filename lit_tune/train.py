@@ -26,13 +26,14 @@ from lit_tune import (
     __version__,
     config as config_lib,
     console,
+    description,
     distributed,
     errors,
     evaluation,
     losses,
     sharding,
-    tower,
     tree,
+    warm_start,
     watch,
 )
 from lit_tune.checkpoint import Checkpointer
@@ -118,8 +119,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
         nan_at = flags.debug_fault[1] if flags.debug_fault else -1  # nan is the only kind; it takes all processes
         built = build_step(config, mesh, skip_batches=flags.skip_batches or (0, 0), nan_at=nan_at)
         meta = {"config": config_lib.resolved(config), "config_hash": directory.config_hash, "data": facts,
-                "vision_tower": tower.vision_description(built.image_tower.spec, tower.preprocess_of(config)),
-                "text_tower": text.encoder.description}
+                "vision_tower": description.of_run(config), "text_tower": text.encoder.description}
 
         with Checkpointer(directory.checkpoints, keep=config.checkpoint.keep,
                           best_metric=config.eval.best_metric) as checkpoints:
@@ -128,7 +128,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
             if restored is None:
                 state = built.init(jax.random.key(config.seed))
                 if config.vision.init_from:
-                    state = warm_start(state, tower.load_vision_params(config.vision.init_from, built.image_tower))
+                    state = start_from(state, warm_start.load_vision_params(config.vision.init_from, built.image_tower))
             else:
                 phases.saved_step, state, _ = restored
             step = phases.saved_step
@@ -252,7 +252,7 @@ def finish(run: Run, scores: dict[str, float]) -> int:
     return 0
 
 
-def warm_start(state: dict[str, Any], image: tree.Tree) -> dict[str, Any]:
+def start_from(state: dict[str, Any], image: tree.Tree) -> dict[str, Any]:
     """The initial state with the image tower's weights replaced, placed as the state was."""
     old = state["params"]["image"]
     image = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), image, old)

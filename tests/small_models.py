@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from lit_tune import config as config_lib, tower
+from lit_tune import config as config_lib, description
 from lit_tune.checkpoint import Checkpointer
 from lit_tune.convert import mapping, timm
 from lit_tune.models import two_towers
@@ -78,7 +78,7 @@ def write_run(folder: Path, config: ConfigDict, steps: tuple[int, ...] = (3,), e
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(config_lib.to_json(config))
     vision = two_towers.vision_tower(config)
-    meta = {"vision_tower": tower.vision_description(vision.spec, tower.preprocess_of(config)),
+    meta = {"vision_tower": description.of_run(config),
             "text_tower": text_encoder(config).description}
     with Checkpointer(folder / "checkpoints", keep=len(steps)) as checkpoints:
         for step in steps:
@@ -94,9 +94,9 @@ def write_run(folder: Path, config: ConfigDict, steps: tuple[int, ...] = (3,), e
 def write_export(folder: Path, config: ConfigDict, params: Any) -> Path:
     """An export in timm's layout, as `lit-tune export` writes it."""
     spec = two_towers.vision_spec(config)
-    timm.export(jax.device_get(params), spec, tower.preprocess_of(config), folder)
-    tower.save_vision(folder, spec, tower.preprocess_of(config))
-    tower.save_text(folder, text_encoder(config))
+    timm.export(jax.device_get(params), spec, description.preprocess_of(config), folder)
+    description.save_vision(folder, description.of_run(config), folder / "model.safetensors", "timm")
+    description.save_text(folder, text_encoder(config))
     return folder
 
 

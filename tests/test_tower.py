@@ -11,9 +11,11 @@ from PIL import Image
 from small_models import picture, small_config, text_encoder, write_export, write_run, write_text_tower
 
 import lit_tune
-from lit_tune import description, tower
+from lit_tune import description, tower, warm_start
+from lit_tune.convert import timm
 from lit_tune.data import transforms
 from lit_tune.errors import CheckpointError, ConfigError, DataError
+from lit_tune.model import Model
 from lit_tune.models import two_towers
 
 TEXTS = ["a cat", "the red dogs on the mat"]
@@ -25,7 +27,7 @@ def config(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> tower.Model:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A loaded run, for the tests that only embed."""
     root = tmp_path_factory.mktemp("trained")
     write_run(root / "run", small_config(write_text_tower(root / "text")))
@@ -84,11 +86,11 @@ def test_an_export_gives_the_run_s_vectors_without_the_run_or_its_text_folder(tm
     np.testing.assert_allclose(exported.embed_texts(TEXTS), texts, atol=1e-6)
     assert exported.prompt == "query: "
     assert sorted(path.name for path in (tmp_path / "export" / "text").iterdir()) == [
-        "config.json", "model.safetensors", "text_tower.json", "tokenizer.json"
+        "config.json", "model.safetensors", "tokenizer.json"
     ]  # fmt: skip
 
 
-def test_paths_bytes_arrays_and_pil_pictures_give_one_vector(tmp_path: Path, model: tower.Model) -> None:
+def test_paths_bytes_arrays_and_pil_pictures_give_one_vector(tmp_path: Path, model: Model) -> None:
     Image.fromarray(picture(0)).save(tmp_path / "a.png")
     kinds = [picture(0), Image.fromarray(picture(0)), tmp_path / "a.png", str(tmp_path / "a.png"),
              (tmp_path / "a.png").read_bytes()]  # fmt: skip
@@ -97,30 +99,30 @@ def test_paths_bytes_arrays_and_pil_pictures_give_one_vector(tmp_path: Path, mod
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "I;16", "CMYK"])
-def test_a_pil_picture_in_memory_is_treated_like_its_file(mode: str, tmp_path: Path, model: tower.Model) -> None:
+def test_a_pil_picture_in_memory_is_treated_like_its_file(mode: str, tmp_path: Path, model: Model) -> None:
     if mode == "I;16":
         image = Image.fromarray(picture(0)[..., 0].astype(np.uint16) * 257)
     else:
         image = Image.fromarray(np.dstack([picture(0), picture(1)[..., 0]]), "RGBA").convert(mode)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     image.save(path)
-    on_disk, loaded = model.pixels(path), Image.open(path)
+    on_disk, loaded = model.vision.pixels(path), Image.open(path)
     loaded.load()
-    np.testing.assert_array_equal(model.pixels(loaded), on_disk)
+    np.testing.assert_array_equal(model.vision.pixels(loaded), on_disk)
 
 
-def test_exif_orientation_of_a_picture_in_memory_is_followed(tmp_path: Path, model: tower.Model) -> None:
+def test_exif_orientation_of_a_picture_in_memory_is_followed(tmp_path: Path, model: Model) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(picture(0)).save(tmp_path / "a.png", exif=exif)
     with Image.open(tmp_path / "a.png") as image:
         image.load()
-        turned = model.pixels(image)
-    np.testing.assert_array_equal(turned, model.pixels(tmp_path / "a.png"))
-    assert np.any(turned != model.pixels(picture(0)))
+        turned = model.vision.pixels(image)
+    np.testing.assert_array_equal(turned, model.vision.pixels(tmp_path / "a.png"))
+    assert np.any(turned != model.vision.pixels(picture(0)))
 
 
-def test_vectors_do_not_depend_on_the_batch_and_none_give_none(model: tower.Model) -> None:
+def test_vectors_do_not_depend_on_the_batch_and_none_give_none(model: Model) -> None:
     images = [picture(i) for i in range(37)]  # more than one batch, and not a multiple
     together = model.embed_images(images)
     np.testing.assert_allclose(model.embed_images(images[33:34]), together[33:34], atol=1e-6)
@@ -128,7 +130,7 @@ def test_vectors_do_not_depend_on_the_batch_and_none_give_none(model: tower.Mode
     assert model.embed_images([]).shape == (0, 16) and together.dtype == np.float32
 
 
-def test_pictures_that_cannot_be_read_are_named(tmp_path: Path, model: tower.Model) -> None:
+def test_pictures_that_cannot_be_read_are_named(tmp_path: Path, model: Model) -> None:
     (tmp_path / "page.jpg").write_text("<html>")
     with pytest.raises(DataError, match=r"page.jpg: expected a picture that decodes, found unknown_format"):
         model.embed_images([picture(0), tmp_path / "page.jpg"])
@@ -168,7 +170,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path: Path,
 
 
 def test_folders_that_are_no_model_are_one_line(tmp_path: Path, config) -> None:
-    with pytest.raises(ConfigError, match=r"expected a run .* or an export \(vision_tower.json\), found neither"):
+    with pytest.raises(ConfigError, match=r"a run .* or an import or export \(vision_tower.json\), found neither"):
         lit_tune.load(tmp_path)
     with pytest.raises(ConfigError, match="found no such folder"):
         lit_tune.load(tmp_path / "none")
@@ -192,7 +194,7 @@ def test_folders_that_are_no_model_are_one_line(tmp_path: Path, config) -> None:
     ],
 )
 def test_descriptions_that_are_not_whole_are_refused(change: dict, message: str, config) -> None:
-    page = description.vision_description(two_towers.vision_spec(config), description.preprocess_of(config))
+    page = description.of_run(config)
     page = {key: value for key, value in (page | change).items() if value is not None}
     with pytest.raises(ConfigError, match=message):
         description.vision_tower(description.validate(page, "vision_tower.json"))
@@ -202,7 +204,9 @@ def test_a_description_with_another_resize_or_field_is_refused_and_a_good_one_su
     tmp_path: Path, config
 ) -> None:
     spec = two_towers.vision_spec(config)
-    tower.save_vision(tmp_path, spec, tower.preprocess_of(config))
+    preprocess = description.preprocess_of(config)
+    timm.export(two_towers.vision_tower(config).init(jax.random.key(0)), spec, preprocess, tmp_path)
+    description.save_vision(tmp_path, description.of_run(config), tmp_path / "model.safetensors", "timm")
     page = description.read_description(tmp_path / "vision_tower.json")
     assert description.vision_tower(page).spec == spec
     assert page["preprocess"]["mean"] == list(config.data.mean)
@@ -226,10 +230,10 @@ def test_a_run_may_start_from_a_run_an_export_or_a_timm_folder(
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "timm" / name).write_bytes((tmp_path / "export" / name).read_bytes())
     for start in ("run", "export", "timm", "timm/model.safetensors"):
-        params = tower.load_vision_params(str(tmp_path / start), made)
+        params = warm_start.load_vision_params(str(tmp_path / start), made)
         jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(state["params"]["image"]))
     wider = two_towers.vision_tower(small_config(tmp_path / "text", vision__embed_dim=24))
-    params = tower.load_vision_params(str(tmp_path / "run"), wider)
+    params = warm_start.load_vision_params(str(tmp_path / "run"), wider)
     assert params["head"]["kernel"].shape == (16, 24)
     assert "has no head: random numbers there" in capsys.readouterr().err
 
@@ -241,6 +245,6 @@ def test_another_trunk_to_start_from_is_refused(tmp_path: Path, config) -> None:
     ):  # fmt: skip
         other = two_towers.vision_tower(small_config(tmp_path / "text", **change))
         with pytest.raises(ConfigError, match=message):
-            tower.load_vision_params(str(tmp_path / "run"), other)
+            warm_start.load_vision_params(str(tmp_path / "run"), other)
     with pytest.raises(ConfigError, match="vision.init_from: expected a run, an export, or timm's config.json"):
-        tower.load_vision_params(str(tmp_path / "none"), two_towers.vision_tower(config))
+        warm_start.load_vision_params(str(tmp_path / "none"), two_towers.vision_tower(config))

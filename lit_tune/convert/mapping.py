@@ -16,6 +16,8 @@ from lit_tune.convert.weights import check_names_and_shapes
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models.two_towers import family_of, tower_of
 
+NATIVE = "lit_tune"  # the layout of files that hold our own names, "blocks/0/attn/q/kernel", as they are
+
 
 def from_peer(weights: Mapping[str, np.ndarray], spec: Any, layout: str) -> tree.Tree:
     """Our parameters, float32 numpy arrays, from a peer's weights.
@@ -87,6 +89,8 @@ def _conditions(spec: Any) -> set[str]:
 
 def _table(spec: Any, layout: str, weights: Mapping[str, Any] = ()) -> tuple[tuple[Rule, ...], str]:
     family = family_of(spec)
+    if layout == NATIVE:
+        return tuple(Rule(name, (name,), "same") for name in tree.flatten(tower_of(spec).abstract())), layout
     if family == "nomic_bert" and layout in ("hf", "nomic") and weights:
         # transformers holds one spelling in memory and writes the other: the file says which it is
         layout = "nomic" if "emb_ln.weight" in weights else "hf"

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lit_tune import __version__
-from lit_tune.convert import mapping, weights as weight_files
+from lit_tune.convert import described, mapping, weights as weight_files
 from lit_tune.convert.peer_text import text_spec
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models import two_towers
@@ -79,6 +78,11 @@ class TextEncoder:
         tokenizer = Tokenizer(files.folder, text.prefix, text.max_length)
         description = describe(spec, tokenizer, files.sha256, files.name)
         return cls(description, partial(_read_params, files.folder, spec), tokenizer, files.folder)
+
+    @property
+    def layout(self) -> str:
+        """Whose names the arrays of its weight file have."""
+        return self.description["weights"]["layout"] if "weights" in self.description else LAYOUT
 
     def copy_files(self, target: Path) -> None:
         """Put the tower's own files into a folder, the tokenizer as tokenizer.json, licence texts included."""
@@ -202,21 +206,19 @@ def text_tower(description: Mapping[str, Any]) -> Tower:
 
 
 def read_folder(folder: Path, description: dict[str, Any]) -> TextEncoder:
-    """The encoder of an export's text/ folder.
+    """The encoder of an import or export.
 
     Args:
-        folder: model.safetensors, config.json and tokenizer files.
-        description: its text_tower.json.
+        folder: that text_tower.json lies in.
+        description: its text_tower.json, which names the files.
 
     Raises:
         ConfigError: incomplete, or other weights than the description names.
     """
-    text = description["text"]
-    wanted = SimpleNamespace(model=str(folder), revision="", sha256=text["weights_sha256"])
-    files = weights.find(wanted, download=False)
-    tokenizer = Tokenizer(folder, text["prefix"], text["max_length"])
-    read = partial(_read_params, files.folder, text_tower(description).spec)
-    return TextEncoder(description, read, tokenizer, folder)
+    text, facts = description["text"], description["weights"]
+    tokenizer = Tokenizer((folder / text["tokenizer"]).parent, text["prefix"], text["max_length"])
+    read = partial(described.read_params, folder, facts, text_tower(description).spec)
+    return TextEncoder(description, read, tokenizer, (folder / facts["file"]).parent)
 
 
 def _read_params(folder: Path, spec: Any) -> Tree:
