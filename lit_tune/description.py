@@ -27,7 +27,7 @@ WEIGHTS_KEYS = ("file", "layout", "sha256")
 PREPROCESS = {  # keys of a vision description's "preprocess" -> what its values may be
     "image_size": "two whole numbers",
     "resize": ("shortest", "squash"),
-    "interpolation": ("bicubic",),
+    "interpolation": ("bicubic", "bilinear"),
     "policy": ("clean", "reference"),
     "mean": "three numbers",
     "std": "three numbers",
@@ -40,7 +40,8 @@ def vision_description(spec: Eva02Spec, preprocess: Mapping[str, Any]) -> dict[s
 
     Args:
         spec: its architecture.
-        preprocess: image_size (height, width), resize, interpolation, policy, mean, std.
+        preprocess: image_size (height, width), resize, interpolation, policy, mean, std; crop_pct where the centre crop
+            keeps less than the whole side, as some of timm's models want it (absent: 1).
     """
     page = {"format": FORMAT, "kind": "vision", "family": "eva02", "spec": dataclasses.asdict(spec)}
     page |= {"preprocess": dict(preprocess), "version": __version__}

@@ -69,9 +69,12 @@ class VisionEncoder:
         if not isinstance(image, bytes):
             image = _encoded(image)
         limits = transforms.Limits(max_bytes=1 << 40)  # of the caller's own pictures; the limit on pixels stands
+        how = self.preprocess
+        crop_pct = how["crop_pct"] if "crop_pct" in how else 1.0
         return transforms.eval_transform(
-            image, self.image_size, self.preprocess["policy"], self.preprocess["resize"], limits
-        )
+            image, self.image_size, how["policy"], how["resize"], limits,
+            interpolation=how["interpolation"], crop_pct=crop_pct,
+        )  # fmt: skip
 
     def embed_pixels(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
         """float32 unit vectors of prepared pictures, run in the few shapes of SHAPES."""

@@ -220,7 +220,7 @@ def evaluate(run: Run, writer: MetricWriter) -> dict[str, float]:
         # With several hosts one must not leave while the others wait in a collective: they stop after the evaluation.
         alone = distributed.num_processes() == 1
         metrics, vectors = evaluation.evaluate(
-            run.sets, run.config, run.embed, evaluation.weights_to_evaluate(run.state),
+            run.sets, run.embed, evaluation.weights_to_evaluate(run.state),
             rows=evaluation.batch_rows(run.config, run.mesh),
             should_stop=lambda: alone and run.phases.stop_requested())
         writer.write(step, "val", metrics)

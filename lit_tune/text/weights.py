@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_tune import paths
+from lit_tune import fetch, paths
 from lit_tune.errors import ConfigError, explain
-from lit_tune.text import fetch
 
 NEEDED = ("model.safetensors", "config.json")
 TOKENIZER = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")  # one of these
