@@ -167,13 +167,17 @@ def buckets(lengths: Sequence[int]) -> dict[int, list[int]]:
     return dict(sorted(found.items()))
 
 
+def longest(spec: Any) -> int:
+    """Most tokens of a text: the tower's positions, where they are learned, or what can be encoded."""
+    return min(spec.max_positions, LENGTHS[-1]) if hasattr(spec, "max_positions") else LENGTHS[-1]
+
+
 def _check_length(max_length: int, spec: Any) -> None:
     """Refuse more tokens than the tower has positions (learned ones) or than can be encoded."""
-    limit = min(spec.max_positions, LENGTHS[-1]) if hasattr(spec, "max_positions") else LENGTHS[-1]
-    if max_length > limit:
+    if max_length > longest(spec):
         raise ConfigError(
-            explain("config.text.max_length", expected=f"at most {limit} tokens for this tower", found=max_length,
-                    do="lower it")
+            explain("config.text.max_length", expected=f"at most {longest(spec)} tokens for this tower",
+                    found=max_length, do="lower it")
         )
 
 
