@@ -14,7 +14,7 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "vision.pool": ("map", "nomic", "cls", "mean"),
     "vision.remat": ("none", "block"),
-    "text.pool": ("mean", "cls"),
+    "text.pool": ("mean", "cls", "last"),
     "text.source": ("cached", "live"),
     "loss.name": ("softmax", "sigmoid"),
     "optim.lr_scaling": ("none", "sqrt", "linear"),

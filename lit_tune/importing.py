@@ -104,7 +104,7 @@ def _text(flags: ImportFlags, found: sources.Found, config: Mapping[str, Any], n
     spec = text_spec(config, flags.from_, pool=facts["pool"], layer_norm=facts["layer_norm"])
     params = mapping.from_peer(named, spec, flags.from_)
     folder = Path(flags.tokenizer).expanduser() if flags.tokenizer else found.folder
-    longest = encode.longest(spec)
+    longest = encode.token_limit(spec)
     tokenizer = Tokenizer(folder, facts["prefix"], min(facts["max_length"] or longest, longest))
     page = encode.describe(spec, tokenizer, found.sha256, flags.weights) | {"source": _source(flags, found)}
     alone = peer_files.kinds(config, flags.from_) == ("text",) and found.file.suffix not in pickles.SUFFIXES

@@ -76,11 +76,12 @@ def text(
     Args:
         weights, config: as `vision`.
         layout: hf | nomic | open_clip.
-        pool: mean | cls.
-        layer_norm: LayerNorm without affine on the pooled vector (nomic-embed-text-v1.5).
+        pool: mean | cls | last; CLIP and SigLIP pool by their own rule, Jina CLIP by the mean, whatever is given.
+        layer_norm: LayerNorm without affine on the vector (nomic-embed-text-v1.5).
 
     Raises:
         ConfigError: as `vision`.
     """
-    spec = text_spec(config, layout, pool=pool, layer_norm=layer_norm)
-    return ConvertedTower(mapping.from_peer(weight_files.read(weights), spec, layout), spec)
+    named = weight_files.read(weights)
+    spec = text_spec(config, layout, pool=pool, layer_norm=layer_norm, names=named)
+    return ConvertedTower(mapping.from_peer(named, spec, layout), spec)

@@ -12,6 +12,11 @@ def refuse(spec: Any, layout: str) -> None:
     Raises:
         ConfigError: it cannot; the line says why.
     """
+    if _imported_only(spec):
+        do = "copy the model's own files"
+        raise ConfigError(
+            explain(f"{layout} layout", expected="a tower that is written too", found=_imported_only(spec), do=do)
+        )
     reasons = {"timm": _not_in_timm, "nomic": _not_in_nomic}
     if family_of(spec) != "eva02" or layout not in reasons:
         return
@@ -21,6 +26,17 @@ def refuse(spec: Any, layout: str) -> None:
         raise ConfigError(
             explain(f"{layout} layout", expected="a tower that it can hold", found="; ".join(found), do=do)
         )
+
+
+def _imported_only(spec: Any) -> str:
+    """What a text tower is that we read and do not write; "" for those that we write."""
+    family = family_of(spec)
+    facts = {
+        "ModernBERT, which is imported only": family == "modern_bert",
+        "XLM-R (RoBERTa's positions), which is imported only": family == "bert" and spec.first_position > 0,
+        "SigLIP text, which is imported only": family == "clip_text" and not spec.causal,
+    }
+    return next((what for what, holds in facts.items() if holds), "")
 
 
 def _not_in_timm(spec: Any) -> list[str]:

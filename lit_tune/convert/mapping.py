@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lit_tune import tree
-from lit_tune.convert.keymap import IGNORED, TABLES
+from lit_tune.convert.keymap import IGNORED, PREFIXES, TABLES
 from lit_tune.convert.limits import refuse
 from lit_tune.convert.rules import Rule
 from lit_tune.convert.weights import check_names_and_shapes
@@ -26,8 +26,13 @@ def from_peer(weights: Mapping[str, np.ndarray], spec: Any, layout: str) -> tree
         ConfigError: no such table, or arrays missing, left over or of another shape than the spec says.
     """
     table, layout = _table(spec, layout, weights)
-    named = _without_ignored(weights, IGNORED[family_of(spec), layout] if (family_of(spec), layout) in IGNORED else ())
-    return read_with(table, named, spec, what=f"{layout} weights")
+    key = family_of(spec), layout
+    prefixes = PREFIXES[key] if key in PREFIXES else ()
+    bare = tuple(replace(rule, peer=_bare(rule.peer, prefixes)) for rule in table)
+    named = _without_ignored(
+        {_bare(name, prefixes): array for name, array in weights.items()}, IGNORED[key] if key in IGNORED else ()
+    )
+    return read_with(bare, named, spec, what=f"{layout} weights")
 
 
 def to_peer(params: tree.Tree, spec: Any, layout: str) -> dict[str, np.ndarray]:
@@ -75,7 +80,7 @@ def expand(rules: tuple[Rule, ...], spec: Any) -> list[Rule]:
     return [
         replace(r, peer=r.peer.replace("{i}", str(i)), ours=tuple(o.replace("{i}", str(i)) for o in r.ours))
         for r in kept
-        for i in range(spec.depth if "{i}" in r.peer else 1)
+        for i in range(r.first, spec.depth if "{i}" in r.peer else 1)
     ]
 
 
@@ -87,13 +92,17 @@ def _conditions(spec: Any) -> set[str]:
     return fields | {spec.pool} | norm | ({"projects"} if spec.projects else set())
 
 
+# Layouts of the families that come in two spellings under one name: without and with flash-attention's names.
+_SPELLINGS = {"nomic_bert": ("hf", "nomic"), "jina_bert": ("hf", "jina_clip")}
+
+
 def _table(spec: Any, layout: str, weights: Mapping[str, Any] = ()) -> tuple[tuple[Rule, ...], str]:
     family = family_of(spec)
     if layout == NATIVE:
         return tuple(Rule(name, (name,), "same") for name in tree.flatten(tower_of(spec).abstract())), layout
-    if family == "nomic_bert" and layout in ("hf", "nomic") and weights:
-        # transformers holds one spelling in memory and writes the other: the file says which it is
-        layout = "nomic" if "emb_ln.weight" in weights else "hf"
+    if family in _SPELLINGS and layout in _SPELLINGS[family] and weights:
+        # transformers holds one spelling of nomic-bert in memory and writes the other: the file says which it is
+        layout = _SPELLINGS[family][any(name.endswith("emb_ln.weight") for name in weights)]
     if (family, layout) not in TABLES:
         layouts = " | ".join(name for fam, name in TABLES if fam == family)
         raise ConfigError(explain("layout", expected=f"{layouts} for {family}", found=layout, do="choose one of these"))
@@ -101,9 +110,12 @@ def _table(spec: Any, layout: str, weights: Mapping[str, Any] = ()) -> tuple[tup
 
 
 def _without_ignored(weights: Mapping[str, np.ndarray], patterns: tuple[str, ...]) -> dict[str, np.ndarray]:
-    # a BERT with a pretraining head holds the tower under "bert."
-    inner = {k.removeprefix("bert."): v for k, v in weights.items()}
-    return {k: v for k, v in inner.items() if not any(fnmatch(k, pattern) for pattern in patterns)}
+    return {k: v for k, v in weights.items() if not any(fnmatch(k, pattern) for pattern in patterns)}
+
+
+def _bare(name: str, prefixes: tuple[str, ...]) -> str:
+    """The name without the first of the prefixes that it has."""
+    return next((name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)), name)
 
 
 def _check_zeros(rule: Rule, array: np.ndarray) -> None:

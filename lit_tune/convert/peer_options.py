@@ -24,7 +24,10 @@ def check_layout(layout: str) -> None:
 
 def not_yet(what: str) -> ConfigError:
     """The error for a family that is known but that we do not have."""
-    ours = "EVA02 (timm, nomic), BERT (hf), NomicBert (nomic, hf)"
+    ours = (
+        "EVA02 (timm, nomic), BERT, XLM-R, ModernBERT, JinaBERT (hf), NomicBert (nomic, hf), "
+        "CLIP and SigLIP text (hf, open_clip)"
+    )
     return ConfigError(explain("model", expected=ours, found=f"{what}, not yet supported", do="convert one of these"))
 
 

@@ -66,13 +66,14 @@ def affine(
 class LayerNorm(nnx.Module):
     """LayerNorm over the last axis, computed in float32, returned in the dtype of the input."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, *, bias: bool = True) -> None:
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32)) if bias else None
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        return (standardize(x.astype(jnp.float32), self.eps) * self.scale[...] + self.bias[...]).astype(x.dtype)
+        y = standardize(x.astype(jnp.float32), self.eps) * self.scale[...]
+        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -250,6 +251,19 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),  # SigLIP
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI CLIP
 }
+
+
+class GeGLU(nnx.Module):
+    """fc2(gelu(fc1_g(x)) * fc1_x(x)) with the exact GELU; only fc2 may have a bias."""
+
+    def __init__(self, width: int, mlp_dim: int, *, out_bias: bool, rngs: nnx.Rngs) -> None:
+        self.fc1_g = Linear(width, mlp_dim, bias=False, rngs=rngs)
+        self.fc1_x = Linear(width, mlp_dim, bias=False, rngs=rngs)
+        self.fc2 = Linear(mlp_dim, width, bias=out_bias, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b n d"]:
+        gate, value = jnp.split(project(x, [self.fc1_g, self.fc1_x], dtype), 2, axis=-1)  # (b, n, m) each
+        return self.fc2(ACTIVATIONS["gelu"](gate) * value, dtype)
 
 
 class Mlp(nnx.Module):

@@ -10,8 +10,11 @@ from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from lit_tune.models.bert import Bert, BertSpec
+from lit_tune.models.clip_text import ClipText, ClipTextSpec
 from lit_tune.models.eva02 import Eva02, Eva02Spec
 from lit_tune.models.functional import Tower
+from lit_tune.models.jina_bert import JinaBert, JinaBertSpec
+from lit_tune.models.modern_bert import ModernBert, ModernBertSpec
 from lit_tune.models.nomic_bert import NomicBert, NomicBertSpec
 from lit_tune.tree import Tree
 
@@ -20,6 +23,9 @@ FAMILIES: dict[str, tuple[type, type]] = {
     "eva02": (Eva02Spec, Eva02),
     "bert": (BertSpec, Bert),
     "nomic_bert": (NomicBertSpec, NomicBert),
+    "clip_text": (ClipTextSpec, ClipText),
+    "modern_bert": (ModernBertSpec, ModernBert),
+    "jina_bert": (JinaBertSpec, JinaBert),
 }
 RUN_KEYS = ("init_from", "remat", "patch_dropout")  # of config.vision: how a run treats the tower, not what it is
 

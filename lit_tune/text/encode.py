@@ -18,6 +18,7 @@ from lit_tune.convert.peer_text import text_spec
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
+from lit_tune.models.text_tower import TextSpec
 from lit_tune.text import weights
 from lit_tune.text.tokenizer import Tokenizer
 from lit_tune.text.weights import TextFiles
@@ -57,7 +58,7 @@ class TextEncoder:
         self.description = description
         self.tokenizer = tokenizer
         self.tower = text_tower(description)
-        self.dim = self.tower.spec.dim or self.tower.spec.width
+        self.dim = self.tower.spec.out_dim
         self._params = params
         self._folder = folder
         self._run = partial(EMBED, self.tower)
@@ -135,7 +136,8 @@ class TextEncoder:
         """
         vectors = np.empty((len(ids), self.dim), np.float32)
         ready = 0
-        for length, members in buckets([len(one) for one in ids]).items():
+        for columns, members in buckets([len(one) for one in ids]).items():
+            length = min(columns, token_limit(self.tower.spec))  # CLIP has 77 positions, the bucket 96 columns
             rows = FEW if len(members) <= FEW else max(FEW, min(ROWS, TOKENS // length))
             for start in range(0, len(members), rows):
                 batch = members[start : start + rows]
@@ -167,17 +169,18 @@ def buckets(lengths: Sequence[int]) -> dict[int, list[int]]:
     return dict(sorted(found.items()))
 
 
-def longest(spec: Any) -> int:
-    """Most tokens of a text: the tower's positions, where they are learned, or what can be encoded."""
-    return min(spec.max_positions, LENGTHS[-1]) if hasattr(spec, "max_positions") else LENGTHS[-1]
+def token_limit(spec: TextSpec) -> int:
+    """Most tokens of a text: the positions of the tower, or what the largest shape holds."""
+    return min(spec.max_tokens or LENGTHS[-1], LENGTHS[-1])
 
 
-def _check_length(max_length: int, spec: Any) -> None:
+def _check_length(max_length: int, spec: TextSpec) -> None:
     """Refuse more tokens than the tower has positions (learned ones) or than can be encoded."""
-    if max_length > longest(spec):
+    limit = token_limit(spec)
+    if max_length > limit:
         raise ConfigError(
-            explain("config.text.max_length", expected=f"at most {longest(spec)} tokens for this tower",
-                    found=max_length, do="lower it")
+            explain("config.text.max_length", expected=f"at most {limit} tokens for this tower", found=max_length,
+                    do="lower it")
         )
 
 
@@ -198,7 +201,7 @@ def describe(spec: Any, tokenizer: Tokenizer, weights_sha256: str, name: str) ->
 def text_tower(description: Mapping[str, Any]) -> Tower:
     """The tower of a description, without parameters."""
     family = description["family"]
-    texts = {name: classes for name, classes in two_towers.FAMILIES.items() if name != "eva02"}
+    texts = {name: classes for name, classes in two_towers.FAMILIES.items() if issubclass(classes[0], TextSpec)}
     if family not in texts:
         do = "use a newer lit_tune"
         raise ConfigError(explain("text_tower.json", expected=f"family {' or '.join(texts)}", found=family, do=do))
