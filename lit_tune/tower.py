@@ -34,8 +34,8 @@ from lit_tune.description import (
 )
 from lit_tune.errors import CheckpointError, ConfigError, DataError, explain
 from lit_tune.models import two_towers
-from lit_tune.models.eva02 import Eva02Spec
 from lit_tune.models.functional import Tower
+from lit_tune.models.vision import VisionSpec
 from lit_tune.text import encode, weights
 from lit_tune.text.encode import TextEncoder
 from lit_tune.tree import Tree, flatten, unflatten
@@ -50,8 +50,9 @@ Picture = Image.Image | np.ndarray | str | Path | bytes  # bytes: an encoded pic
 # one for all models of a process: a second one of the same architecture compiles nothing
 EMBED = jax.jit(two_towers.embed_image, static_argnames=("tower", "mean", "std"))
 # Fields of a spec that decide what trunk weights mean although shapes may agree without them.
+# Of a family without such a field there is nothing to compare.
 TRUNK = ("patch_size", "width", "depth", "num_heads", "mlp_dim", "qkv_bias", "sub_ln", "attn_inner_norm",
-         "class_token", "pos_embed", "rope", "rope_theta", "norm_eps")  # fmt: skip
+         "class_token", "pos_embed", "rope", "rope_theta", "norm_eps", "act", "pre_norm", "patch_bias")  # fmt: skip
 TOP = ("attn_pool", "head", "norm", "fc_norm")  # what may be absent from weights to start from: it starts at random
 
 
@@ -284,7 +285,11 @@ def load_vision_params(init_from: str, tower: Tower) -> Tree:
         ConfigError: nothing of the kind, or another trunk.
     """
     params, spec = _other_tower(Path(init_from).expanduser())
-    differ = [name for name in TRUNK if getattr(spec, name) != getattr(tower.spec, name)]
+    family, wanted_family = two_towers.family_of(spec), two_towers.family_of(tower.spec)
+    if family != wanted_family:
+        raise ConfigError(explain(f"vision.init_from {init_from}", expected=f"a tower of family {wanted_family}",
+                                  found=family, do=f"change config.vision.family to {family}"))
+    differ = [name for name in TRUNK if hasattr(spec, name) and getattr(spec, name) != getattr(tower.spec, name)]
     if differ:
         found, expected = (f"{differ[0]} {getattr(one, differ[0])}" for one in (spec, tower.spec))
         raise ConfigError(explain(f"vision.init_from {init_from}", expected=expected, found=found,
@@ -308,7 +313,7 @@ def load_vision_params(init_from: str, tower: Tower) -> Tree:
     return unflatten({name: named[name] for name in wanted})
 
 
-def _other_tower(path: Path) -> tuple[Tree, Eva02Spec]:
+def _other_tower(path: Path) -> tuple[Tree, VisionSpec]:
     """(parameters, spec) of a vision tower that lies in a run, an export or a timm folder."""
     if _is_run(path) or (path / VISION_FILE).is_file():
         model = load(path)
