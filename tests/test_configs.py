@@ -3,6 +3,7 @@
 A changed default shows up as a change of tests/golden/configs; `python tests/test_configs.py` writes those anew.
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -95,10 +96,11 @@ def test_every_number_has_a_range_and_every_name_its_choices() -> None:
 def test_names_that_are_accepted_are_names_that_exist() -> None:
     from lit_tune import losses
     from lit_tune.data import sources
-    from lit_tune.models import heads
+    from lit_tune.models import heads, layers
 
     assert set(config_check.CHOICES["loss.name"]) == set(losses.LOSSES)
     assert set(config_check.CHOICES["vision.pool"]) == set(heads.POOLS) - {"none"}
+    assert set(config_check.CHOICES["vision.act"]) == set(layers.ACTIVATIONS)
     assert set(config_check.EMOJI) == set(sources.EMOJI)
 
 
@@ -129,6 +131,28 @@ def test_check_refuses_and_says_what_to_do(key: str, value: str, says: str) -> N
     more = {"vision.class_token": [("vision.pool", "cls")], "text.source": [("loss.extra_negatives", "8")]}
     message = refusal("quickstart", (key, value), *more.get(key, []))
     assert says in message and "\n" not in message
+
+
+def test_a_key_of_the_family_that_is_not_trained_keeps_its_default() -> None:
+    other = refusal("quickstart", ("vision.act", "quick_gelu"))
+    assert "config.vision.act: expected its default gelu with vision.family=eva02, found quick_gelu" in other
+    vit = [("vision.family", "vit"), ("vision.rope_reference_grid", "(14, 14)")]
+    assert "config.vision.rope: expected its default True" in refusal("quickstart", *vit, ("vision.rope", "false"))
+    config = config_lib.load("quickstart", [*vit, ("vision.act", "gelu_tanh")])
+    config_lib.check(config, files=False)
+    from lit_tune.models import two_towers
+
+    assert two_towers.vision_spec(config).act == "gelu_tanh"
+
+
+def test_the_keys_of_each_family_are_the_fields_that_only_its_spec_has() -> None:
+    from lit_tune.models.two_towers import VISION_FAMILIES
+
+    fields = {name: [f.name for f in dataclasses.fields(spec)] for name, (spec, _) in VISION_FAMILIES.items()}
+    assert set(config_check.FAMILY_KEYS) == set(fields) == set(config_check.CHOICES["vision.family"])
+    for family, names in fields.items():
+        others = {name for other, found in fields.items() if other != family for name in found}
+        assert set(config_check.FAMILY_KEYS[family]) == set(names) - others
 
 
 def test_check_refuses_missing_data_and_starting_weights(tmp_path: Path) -> None:

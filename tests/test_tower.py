@@ -190,7 +190,7 @@ def test_folders_that_are_no_model_are_one_line(tmp_path: Path, config) -> None:
         ({"kind": "sound"}, "found kind 'sound'"),
         ({"spec": None}, "expected the key 'spec'"),
         ({"preprocess": {"image_size": [16, 16]}}, "found no preprocess.resize"),
-        ({"family": "vit"}, "expected family eva02, found vit"),
+        ({"family": "resnet"}, "expected family eva02 or vit, found resnet"),
     ],
 )
 def test_descriptions_that_are_not_whole_are_refused(change: dict, message: str, config) -> None:

@@ -293,8 +293,9 @@ class PreNormBlock(nnx.Module):
         self,
         x: Float[Array, "b n d"],
         *,
+        rope: tuple[Array, Array] | None = None,
         mask: Bool[Array, "#b #n n"] | None = None,
         dtype: DTypeLike,
     ) -> Float[Array, "b n d"]:
-        x = x + self.attn(self.norm1(x), mask=mask, dtype=dtype)
+        x = x + self.attn(self.norm1(x), rope=rope, mask=mask, dtype=dtype)
         return x + self.mlp(self.norm2(x), dtype)

@@ -201,7 +201,7 @@ def describe(spec: Any, tokenizer: Tokenizer, weights_sha256: str, name: str) ->
 def text_tower(description: Mapping[str, Any]) -> Tower:
     """The tower of a description, without parameters."""
     family = description["family"]
-    texts = {name: classes for name, classes in two_towers.FAMILIES.items() if issubclass(classes[0], TextSpec)}
+    texts = two_towers.TEXT_FAMILIES
     if family not in texts:
         do = "use a newer lit_tune"
         raise ConfigError(explain("text_tower.json", expected=f"family {' or '.join(texts)}", found=family, do=do))
