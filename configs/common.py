@@ -36,9 +36,8 @@ def mesh() -> ConfigDict:
 
 
 def vision() -> ConfigDict:
-    """The vision tower: fields of `lit_tune.models.eva02.Eva02Spec` and `vit.VitSpec`, and how a run treats it.
-
-    Keys of one family only say so; they keep their defaults where the other is trained.
+    """The vision tower: fields of `lit_tune.models.eva02.Eva02Spec` and `vit.VitSpec`; keys of one family only keep
+    their defaults where the other is trained. From `init_from` on, the keys say how a run treats the tower.
     """
     c = ConfigDict()
     c.family = "eva02"  # eva02 | vit (the plain one: timm's ViT, OpenAI CLIP, SigLIP)
@@ -73,6 +72,10 @@ def vision() -> ConfigDict:
     c.embed_bias = False  # bias of that Linear
     c.embed_square = False  # that Linear also where embed_dim equals width (some released towers have one)
     c.init_from = ""  # a run directory, an export or a timm .safetensors + config to start from; "": random
+    c.init_spec = False  # take the keys above (all but embed_dim) and data's mean, std, policy, resize from init_from's
+    # own description, those apart that the command line sets; a timm folder has none: `lit-tune import` it first
+    c.init_resample = "bicubic"  # bicubic (as the paper's start) | pinv (timm's way): for another patch or image size
+    c.freeze_blocks = 0  # first blocks that stay as they are, with patches and positions; -1: all, only the head trains
     c.remat = "none"  # none | block: recompute each block in the backward pass
     c.patch_dropout = 0.0  # share of the patch tokens left out of each training picture, in [0, 1)
     return c
@@ -119,6 +122,7 @@ def optim() -> ConfigDict:
     c.eps = 1e-8
     c.wd = 0.0  # per step and unit of learning rate; biases, norms, class token, latent and temperature never decay
     c.clip_norm = 1.0  # global norm of all gradients; 0: no clipping
+    c.layer_decay = 1.0  # learning rate of block i times layer_decay ** (depth - i); patches and positions one more
     c.ema_decay = 0.0  # per step, exponential average of the trained weights for evaluation and export; 0: none
     return c
 
@@ -174,5 +178,6 @@ def log() -> ConfigDict:
     """What is written while training."""
     c = ConfigDict()
     c.every = 50  # steps between lines of metrics.jsonl and of the progress
-    c.block_stats_steps = 500  # first steps that also log each block's rms and its largest attention logit
+    c.block_stats_steps = 500  # first steps that also log each block's rms and its largest attention logit; with
+    # init_from a line warns where they, or the loss, grow (lit_tune/watch.py)
     return c

@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lit_tune import errors, flags, shipped
+from lit_tune import config_start, errors, flags, shipped
 from lit_tune.config_check import check, check_devices, flat
 
 __all__ = ["check", "check_devices", "config_hash", "diff", "flat", "from_json", "load", "names", "override", "parse",
@@ -42,6 +42,8 @@ def parse(argv: Sequence[str], command: str) -> Any:
 def load(spec: str, changes: Iterable[tuple[str, str]] = ()) -> ConfigDict:
     """The locked config that a spec names, with changes applied; not checked (see `check`).
 
+    With `vision.init_spec` the starting model's architecture and preprocessing are in it, and a line on stderr says so.
+
     Args:
         spec: NAME[:arg] of a shipped config, or FILE.py[:arg]. Only a path that is written out is ever executed.
         changes: (dotted key, text) pairs, in the order of the command line.
@@ -53,7 +55,22 @@ def load(spec: str, changes: Iterable[tuple[str, str]] = ()) -> ConfigDict:
     config = conform(_get_config(path, arg), where=path.name)
     for key, text in changes:
         override(config, key, text)
+    if config.vision.init_spec and config.vision.init_from:
+        _take(config, given={key for key, _ in changes})
     return config.lock()
+
+
+def _take(config: ConfigDict, given: set[str]) -> None:
+    """Set what the starting model says of itself, keys that are given on the command line apart."""
+    start, vision, taken = config.vision.init_from, config.vision, {}
+    for key, value in config_start.settings(start, shipped.common().vision, vision.embed_dim).items():
+        present = _at(config, key)
+        value = typed(value, present, f"vision.init_spec: {start}: {key}")
+        if key not in given and value != present:
+            _set(config, key, value)
+            taken[key] = value
+    listed = ", ".join(f"{key}={value}" for key, value in taken.items()) or "nothing, all equal"
+    print(f"lit_tune: from {start}: {listed} (embed_dim is this config's: {vision.embed_dim})", file=sys.stderr)
 
 
 def names() -> list[str]:

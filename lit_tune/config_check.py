@@ -14,6 +14,7 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "vision.family": ("eva02", "vit"),
     "vision.act": ("gelu", "gelu_tanh", "quick_gelu"),
+    "vision.init_resample": ("bicubic", "pinv"),
     "vision.pool": ("map", "nomic", "cls", "mean"),
     "vision.remat": ("none", "block"),
     "text.pool": ("mean", "cls", "last"),
@@ -34,11 +35,13 @@ RANGES = {
     "vision.pos_embed_grid": "[0, inf)", "vision.rope_theta": "(0, inf)", "vision.rope_reference_grid": "[0, inf)",
     "vision.norm_eps": "(0, 1)", "vision.sub_ln_eps": "(0, 1)", "vision.pool_norm_eps": "(0, 1)",
     "vision.pool_mlp_dim": "[1, inf)", "vision.embed_dim": "[0, inf)", "vision.patch_dropout": "[0, 1)",
+    "vision.freeze_blocks": "[-1, inf)",
     "text.max_length": "[3, inf)", "text.dim": "[0, inf)",
     "loss.logit_scale_init": "(-inf, inf)", "loss.logit_scale_max": "[0, inf)", "loss.logit_bias_init": "(-inf, inf)",
     "loss.extra_negatives": "[0, inf)",
     "optim.lr": "(0, inf)", "optim.lr_base_batch": "[1, inf)", "optim.warmup_steps": "[0, inf)",
     "optim.end_lr": "[0, 1]", "optim.b1": "[0, 1)", "optim.b2": "[0, 1)", "optim.eps": "(0, 1)",
+    "optim.layer_decay": "(0, 1]",
     "optim.wd": "[0, inf)", "optim.clip_norm": "[0, inf)", "optim.ema_decay": "[0, 1)",
     "data.mean": "[0, 1]", "data.std": "(0, inf)", "data.crop_scale": "(0, 1]", "data.crop_ratio": "(0, inf)",
     "data.flip": "[0, 1]", "data.color_jitter": "[0, 1]", "data.grayscale": "[0, 1]", "data.rotate": "[0, 180]",
@@ -152,6 +155,10 @@ def _check_vision(vision: ConfigDict) -> None:
              "set it, or vision.pool=map or mean")
     _require(vision.qkv_bias or not vision.key_bias, "vision.key_bias", "false where qkv_bias is false", True,
              "set both or neither")
+    _require(vision.freeze_blocks <= vision.depth, "vision.freeze_blocks", f"at most the depth {vision.depth}",
+             vision.freeze_blocks, "change it; -1 freezes all blocks")
+    _require(vision.freeze_blocks == 0 or bool(vision.init_from), "vision.freeze_blocks", "0 without vision.init_from",
+             vision.freeze_blocks, "give trained weights to start from")
 
 
 def _check_family(vision: ConfigDict) -> None:

@@ -38,7 +38,7 @@ def flops_per_pair(config: ConfigDict) -> float:
     """Multiply-adds x 2 of one training pair: forward and backward of the image tower, text vectors ready.
 
     Three times the forward pass: the backward pass computes a product for the input and one for the weight of each
-    forward product. Norms, softmax and the loss (under 1 %) are left out.
+    forward product. Norms, softmax and the loss (under 1 %) are left out, and the backward pass of frozen blocks.
     """
     v = config.vision
     patches = (v.image_size[0] // v.patch_size) * (v.image_size[1] // v.patch_size)
@@ -46,7 +46,9 @@ def flops_per_pair(config: ConfigDict) -> float:
     block = 2 * n * (4 * v.width**2 + 3 * v.width * v.mlp_dim) + 4 * n**2 * v.width
     patch = 2 * patches * v.patch_size**2 * 3 * v.width
     head = 2 * n * 2 * v.width**2 if v.pool in ("map", "nomic") else 0
-    return 3 * (v.depth * block + patch + head)
+    frozen = optim.frozen_blocks(config)
+    forward, still = v.depth * block + patch + head, frozen * block + (patch if frozen else 0)
+    return 3 * forward - 2 * still
 
 
 def check_numbers(step: int, skipped: float, steps: int) -> None:
