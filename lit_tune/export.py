@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from lit_tune import __version__, config as config_lib, console, description, errors, tower
-from lit_tune.convert import timm, weights
+from lit_tune.convert import weights
+from lit_tune.exports import timm
 from lit_tune.flags import ExportFlags
 
 LATER = ("hf", "nomic", "open_clip", "sentence-transformers", "onnx")  # formats that a later version writes

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from lit_tune import config as config_lib, description
 from lit_tune.checkpoint import Checkpointer
-from lit_tune.convert import mapping, timm
+from lit_tune.convert import mapping
+from lit_tune.exports import timm
 from lit_tune.models import two_towers
 from lit_tune.models.bert import BertSpec
 from lit_tune.text import weights

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from lit_tune import convert, tree
 from lit_tune.convert import mapping, peer_text, peer_vision, timm, weights
 from lit_tune.errors import ConfigError
+from lit_tune.exports import timm as timm_export
 from lit_tune.models.bert import BertSpec
 from lit_tune.models.eva02 import VARIANTS, Eva02Spec
 from lit_tune.models.nomic_bert import NomicBertSpec
@@ -84,7 +85,7 @@ def test_weights_go_to_a_peer_and_back_bit_for_bit(layout: str, spec: Any) -> No
 def test_a_timm_folder_comes_back_as_it_went(name: str, tmp_path: Path) -> None:
     spec, preprocess = TIMM_SPECS[name], PREPROCESS | {"image_size": list(TIMM_SPECS[name].image_size)}
     params = random_params(spec)
-    digest = timm.export(params, spec, preprocess, tmp_path / "out")
+    digest = timm_export.export(params, spec, preprocess, tmp_path / "out")
     assert digest == weights.sha256(tmp_path / "out" / weights.FILE)
     found, found_spec, found_preprocess = timm.load(tmp_path / "out")
     assert_equal(found, params)
@@ -99,7 +100,7 @@ def test_every_variant_is_what_timms_arguments_say(name: str) -> None:
     assert peer_vision.vision_spec({"architecture": f"{name}.mim_in22k", "num_classes": 0}, "timm") == VARIANTS[name]
     arguments = peer_vision.timm_arguments(VARIANTS[name])
     assert peer_vision.vision_spec(arguments, "timm") == VARIANTS[name]
-    assert timm.timm_config(VARIANTS[name], PREPROCESS)["architecture"] == name
+    assert timm_export.timm_config(VARIANTS[name], PREPROCESS)["architecture"] == name
 
 
 @pytest.mark.parametrize("mlp_dim", range(300, 400, 7))

@@ -12,9 +12,9 @@ from small_models import picture, small_config, text_encoder, write_export, writ
 
 import lit_tune
 from lit_tune import description, tower, warm_start
-from lit_tune.convert import timm
 from lit_tune.data import transforms
 from lit_tune.errors import CheckpointError, ConfigError, DataError
+from lit_tune.exports import timm
 from lit_tune.model import Model
 from lit_tune.models import two_towers
 

@@ -13,6 +13,7 @@ from timm.data import create_transform, resolve_data_config
 
 from lit_tune import convert, tree
 from lit_tune.convert import keymap, mapping, peer_vision, timm as timm_folder
+from lit_tune.exports import timm as timm_export
 from lit_tune.models.eva02 import VARIANTS, Eva02Spec
 from lit_tune.models.two_towers import tower_of
 
@@ -62,7 +63,7 @@ def rel(ours: Any, theirs: Any) -> float:
 def test_timm_gives_our_vectors_from_an_exported_folder(name: str, tmp_path: Path) -> None:
     spec, preprocess = SPECS[name], PREPROCESS | {"image_size": list(SPECS[name].image_size)}
     params = random_params(spec)
-    timm_folder.export(params, spec, preprocess, tmp_path)
+    timm_export.export(params, spec, preprocess, tmp_path)
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     pixels = np.random.default_rng(1).standard_normal((3, *spec.image_size, 3), np.float32)
     with torch.no_grad():
@@ -77,7 +78,7 @@ def test_timm_gives_our_vectors_from_an_exported_folder(name: str, tmp_path: Pat
 @pytest.mark.parametrize("resize", ["shortest", "squash"])
 def test_timm_reads_our_preprocessing_from_the_folder(resize: str, tmp_path: Path) -> None:
     spec = SPECS["quick start"]
-    timm_folder.export(random_params(spec), spec, PREPROCESS | {"resize": resize}, tmp_path)
+    timm_export.export(random_params(spec), spec, PREPROCESS | {"resize": resize}, tmp_path)
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     found = resolve_data_config({}, model=model)
     assert found["input_size"] == (3, 48, 48) and found["interpolation"] == "bicubic" and found["crop_pct"] == 1.0

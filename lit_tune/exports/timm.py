@@ -1,0 +1,65 @@
+"""A folder that timm, transformers, open_clip and sentence-transformers load as an image tower, written without torch.
+
+`timm.create_model("local-dir:DIR", pretrained=True)` gives the vectors of our tower, before L2.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_tune.convert import mapping, weights
+from lit_tune.convert.peer_vision import timm_arguments
+from lit_tune.convert.timm import CONFIG
+from lit_tune.models.eva02 import VARIANTS, Eva02Spec
+from lit_tune.tree import Tree
+
+
+def export(params: Tree, spec: Eva02Spec, preprocess: Mapping[str, Any], out: Path) -> str:
+    """Write config.json and model.safetensors into `out` (made if absent); the sha256 (hex) of the weights.
+
+    A projection becomes timm's classifier `head`, so the model's output is our pooled and projected vector.
+
+    Args:
+        params: of the vision tower.
+        preprocess: image_size, resize (shortest | squash), interpolation, mean and std of the tower's description.
+
+    Raises:
+        ConfigError: timm's layout cannot hold this tower; the line says why.
+    """
+    named = mapping.to_peer(params, spec, "timm")
+    out.mkdir(parents=True, exist_ok=True)
+    # transformers' loader refuses a file whose header does not name a framework
+    digest = weights.write(out / weights.FILE, named, {"format": "pt"})
+    (out / CONFIG).write_text(json.dumps(timm_config(spec, preprocess), indent=2) + "\n")
+    return digest
+
+
+def timm_config(spec: Eva02Spec, preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """The object of timm's config.json."""
+    arguments = timm_arguments(spec)
+    same = [name for name, variant in VARIANTS.items() if timm_arguments(variant) == arguments]
+    classes = arguments.pop("num_classes")
+    return {
+        # any registered EVA02 will do, because model_args overrides all of it: pooling must stand there, timm would
+        # rebuild the model with the architecture's own otherwise
+        "architecture": same[0] if same else "eva02_base_patch14_224",
+        "num_classes": classes,
+        "num_features": spec.width,
+        "global_pool": arguments["global_pool"],
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "input_size": [3, *preprocess["image_size"]],
+            "fixed_input_size": not arguments["dynamic_img_size"],
+            "interpolation": preprocess["interpolation"],
+            "crop_pct": 1.0,
+            "crop_mode": {"shortest": "center", "squash": "squash"}[preprocess["resize"]],
+            "mean": list(preprocess["mean"]),
+            "std": list(preprocess["std"]),
+            "num_classes": classes,
+            "pool_size": None,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            "license": "apache-2.0",
+        },
+    }
