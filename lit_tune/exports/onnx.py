@@ -20,6 +20,7 @@ called by itself gives `sentence_embedding` and `image_embeds`.
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def export_vision(params: Tree, tower: Tower, path: Path, preprocess: Mapping[st
         return vectors, vectors[:, None]
 
     graph = translate(function, params, [pixels], ["image_embeds", "last_hidden_state"], OPS)
-    return _write(graph, path, {"kind": "vision", "preprocess": json.dumps(dict(preprocess), sort_keys=True)})
+    return write(graph, path, {"kind": "vision", "preprocess": json.dumps(dict(preprocess), sort_keys=True)})
 
 
 def export_text(params: Tree, tower: Tower, path: Path, max_length: int) -> str:
@@ -91,8 +92,10 @@ def export_text(params: Tree, tower: Tower, path: Path, max_length: int) -> str:
         vectors = two_towers.embed_text(tower, params, ids, mask)
         return vectors, vectors[:, None]
 
+    longest = jax.ShapeDtypeStruct((1, max_length), jnp.int32)
+    jax.eval_shape(function, params, longest, longest)  # the tower's own word on lengths needs a number
     graph = translate(function, params, inputs, ["sentence_embedding", "last_hidden_state"], OPS)
-    return _write(graph, path, {"kind": "text", "max_length": str(max_length)})
+    return write(graph, path, {"kind": "text", "max_length": str(max_length)})
 
 
 def check(path: Path, params: Tree, tower: Tower) -> tuple[float, str]:
@@ -104,21 +107,21 @@ def check(path: Path, params: Tree, tower: Tower) -> tuple[float, str]:
     Raises:
         ConfigError: no package onnxruntime, or a file that it cannot read.
     """
+    run = session(path)
     import onnxruntime
 
-    run = session(path)
     rng = np.random.default_rng(0)
     sizes = {one.name: one.shape for one in run.get_inputs()}
     if "pixel_values" in sizes:
-        pixels = rng.standard_normal((3, *sizes["pixel_values"][1:]), np.float32)
-        given = {"pixel_values": pixels}
-        ours = two_towers.embed_image(tower, params, jnp.asarray(pixels.transpose(0, 2, 3, 1)), (), ())
+        given = {"pixel_values": rng.standard_normal((3, *sizes["pixel_values"][1:]), np.float32)}
+        forward = partial(two_towers.embed_image, tower, mean=(), std=())
+        ours = jax.jit(forward)(params, given["pixel_values"].transpose(0, 2, 3, 1))
     else:
         longest = min(17, int(run.get_modelmeta().custom_metadata_map["max_length"]))
-        ids = rng.integers(0, tower.spec.vocab_size, (3, longest))
         mask = np.arange(longest) < np.array([[longest], [longest - longest // 3], [1]])
+        ids = rng.integers(0, tower.spec.vocab_size, (3, longest))
         given = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
-        ours = two_towers.embed_text(tower, params, *(jnp.asarray(one, jnp.int32) for one in given.values()))
+        ours = jax.jit(partial(two_towers.embed_text, tower))(params, *(np.int32(one) for one in given.values()))
     theirs = run.run(None, given)[0]
     return float(np.max(np.abs(theirs - np.asarray(ours)))), f"onnxruntime {onnxruntime.__version__}"
 
@@ -160,7 +163,7 @@ def _require() -> None:
         raise ConfigError(explain("ONNX", expected="the package onnx", found="none", do=HOW))
 
 
-def _write(graph: Graph, path: Path, notes: Mapping[str, str]) -> str:
+def write(graph: Graph, path: Path, notes: Mapping[str, str]) -> str:
     """Check a graph and write it by rename; equal graphs give equal files. The sha256 (hex)."""
     import onnx
 
@@ -191,7 +194,7 @@ def _model(graph: Graph, notes: Mapping[str, str]) -> Any:
     body = helper.make_graph(
         nodes, f"lit_tune {notes['kind']}",
         [helper.make_tensor_value_info(one.name, kind(one.dtype), sizes(one.shape)) for one in graph.inputs],
-        [helper.make_tensor_value_info(name, kind("float32"), sizes(shape)) for name, shape in graph.outputs],
+        [helper.make_tensor_value_info(one.name, kind(one.dtype), sizes(one.shape)) for one in graph.outputs],
         [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in graph.initializers.items()],
     )  # fmt: skip
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,

@@ -70,7 +70,7 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     initializers: dict[str, np.ndarray] = field(default_factory=dict)
     inputs: list[Input] = field(default_factory=list)
-    outputs: list[tuple[str, Shape]] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
     symbols: dict[str, str] = field(default_factory=dict)
     _made: dict[Any, tuple[str, ...]] = field(default_factory=dict)
 
@@ -134,7 +134,7 @@ class Graph:
 
     def prune(self) -> None:
         """Drop what no output needs."""
-        needed = {name for name, _ in self.outputs}
+        needed = {one.name for one in self.outputs}
         kept = []
         for node in reversed(self.nodes):
             if needed & set(node.outputs):
@@ -186,7 +186,7 @@ def translate(
         results = _run(graph, traced.jaxpr, values, ops)
     for name, value in zip(outputs, results, strict=True):
         graph.nodes.append(Node("Identity", (graph.full(value),), (name,), ()))
-        graph.outputs.append((name, value.shape))
+        graph.outputs.append(Value(value.shape, value.dtype, name))
     graph.prune()
     return graph
 
@@ -233,7 +233,8 @@ def _equation(graph: Graph, equation: Any, values: list[Value], ops: dict[str, C
         if np.dtype(aval.dtype).name not in ("float32", "int32", "bool"):
             raise ConfigError(explain("ONNX", expected="a float32 tower", found=f"{name} in {aval.dtype}",
                                       do="export with dtype float32"))
-    if name != "dim_as_value" and all(v.data is not None and v.whole for v in values) and all(_small(aval) for aval in avals):
+    fixed = name != "dim_as_value" and all(v.data is not None and v.whole for v in values)
+    if fixed and all(_small(aval) for aval in avals):
         folded = equation.primitive.bind(*(v.data for v in values), **params)
         return [_constant(a, f) for a, f in zip(avals, folded if equation.primitive.multiple_results else [folded],
                                                 strict=True)]

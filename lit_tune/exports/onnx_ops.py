@@ -101,6 +101,8 @@ def select(graph: Graph, equation: Any, values: list[Value]) -> str:
     if len(values) != 3 or values[0].dtype != np.bool_:
         raise refuse(equation, "an integer predicate")
     chosen, no, yes = operands(graph, equation, values)
+    if values[1].dtype == np.bool_:  # onnxruntime has no Where of bools
+        return graph.emit("Or", graph.emit("And", chosen, yes), graph.emit("And", graph.emit("Not", chosen), no))
     return graph.emit("Where", chosen, yes, no)
 
 

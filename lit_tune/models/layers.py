@@ -6,6 +6,7 @@ Letters in shapes: b batch, n tokens, d width, h heads, k head dim, m hidden wid
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,12 +141,13 @@ def attention(
 MAX_TOKENS = 8192  # rows of a position table whose length is not known when it is traced (an export of any length)
 
 
-def position_table(rows: Callable[[np.ndarray], np.ndarray], count: int) -> Float[Array, "n ..."]:
+def position_table(rows: Callable[[np.ndarray], np.ndarray], count: Any) -> Float[Array, "n ..."]:
     """`rows(0, 1, ..., count - 1)`, computed in numpy's float64 at trace time and stored as float32.
 
     Args:
         rows: positions (n,) -> (n, ...), one row a position.
-        count: of positions; where it is a symbol, the first `count` rows of a table of MAX_TOKENS are taken.
+        count: an int; where it is a symbol (an export of any length), the first `count` rows of a table of MAX_TOKENS
+            are taken.
     """
     known = count if isinstance(count, int) else MAX_TOKENS
     return jnp.asarray(rows(np.arange(known)), jnp.float32)[:count]
