@@ -6,9 +6,11 @@ Letters in shapes: b batch, n tokens, d width, h heads, k head dim, m hidden wid
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -134,6 +136,21 @@ def attention(
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     out = jnp.matmul(weights, jnp.swapaxes(v, 1, 2), precision=matmul_precision(v.dtype))  # (b, h, nq, k)
     return jnp.swapaxes(out, 1, 2)
+
+
+MAX_TOKENS = 8192  # rows of a position table whose length is not known when it is traced (an export of any length)
+
+
+def position_table(rows: Callable[[np.ndarray], np.ndarray], count: Any) -> Float[Array, "n ..."]:
+    """`rows(0, 1, ..., count - 1)`, computed in numpy's float64 at trace time and stored as float32.
+
+    Args:
+        rows: positions (n,) -> (n, ...), one row a position.
+        count: an int; where it is a symbol (an export of any length), the first `count` rows of a table of MAX_TOKENS
+            are taken.
+    """
+    known = count if isinstance(count, int) else MAX_TOKENS
+    return jnp.asarray(rows(np.arange(known)), jnp.float32)[:count]
 
 
 def rotate(

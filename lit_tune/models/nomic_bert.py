@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lit_tune.models.bert import Embeddings
-from lit_tune.models.layers import Attention, LayerNorm, SwiGLU
+from lit_tune.models.layers import Attention, LayerNorm, Size, SwiGLU, position_table
 from lit_tune.models.text_pool import check_pool
 from lit_tune.models.text_tower import TextSpec, TextTower
 
@@ -51,13 +51,13 @@ class NomicBertSpec(TextSpec):
         check_pool(self.pool)
 
 
-def rope_tables(
-    length: int, head_dim: int, theta: float
-) -> tuple[Float[Array, "1 s half"], Float[Array, "1 s half"]]:
+def rope_tables(length: Size, head_dim: int, theta: float) -> tuple[Float[Array, "1 s half"], Float[Array, "1 s half"]]:
     """cos and sin of the rotary angles of `length` positions, made in float64 at trace time."""
-    exponents = -np.arange(0, head_dim, 2) / head_dim  # (half,)
-    angles = np.arange(length)[None, :, None] * theta**exponents
-    return jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)
+    frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)  # (half,)
+    cos, sin = (
+        position_table(lambda steps, turn=turn: turn(steps[:, None] * frequencies), length) for turn in (np.cos, np.sin)
+    )
+    return cos[None], sin[None]
 
 
 class Block(nnx.Module):
@@ -89,16 +89,16 @@ class NomicBert(TextTower):
         """cos and sin, one row for all texts, or one a text where the NTK rule looks at its length."""
         spec = self.spec
         head_dim = spec.width // spec.num_heads
-        steps = np.arange(mask.shape[1])[None, :, None]
-        exponents = -np.arange(0, head_dim, 2) / head_dim  # (half,)
         if not spec.ntk_factor:
             return rope_tables(mask.shape[1], head_dim, spec.rope_theta)
+        steps = position_table(lambda steps: steps[:, None], mask.shape[1])  # (s, 1)
+        exponents = -np.arange(0, head_dim, 2) / head_dim  # (half,)
         # The peer takes the length of the padded batch and keeps the change for all later batches; a text's own length
         # gives what the peer gives for that text alone in a fresh model, whatever it is batched with.
         length = jnp.sum(mask, axis=1, keepdims=True).astype(jnp.float32)  # (b, 1)
         stretch = jnp.maximum(spec.ntk_factor * length / spec.ntk_length - (spec.ntk_factor - 1), 1.0)
         theta = spec.rope_theta * stretch ** (head_dim / (head_dim - 2))
-        angles = jnp.asarray(steps, jnp.float32) * (theta ** jnp.asarray(exponents, jnp.float32))[:, None, :]
+        angles = steps * (theta ** jnp.asarray(exponents, jnp.float32))[:, None, :]
         return jnp.cos(angles), jnp.sin(angles)  # (b, s, half)
 
     def stages(
