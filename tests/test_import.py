@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 from safetensors.numpy import save_file
-from small_models import write_text_tower, write_tokenizer
+from small_models import small_config, text_encoder, write_text_tower, write_tokenizer
 
 import lit_tune
 from lit_tune import cli
@@ -133,7 +133,8 @@ def test_weights_that_do_not_fit_are_one_line_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"n_layer": 1}, "extra (layers.1."), ({"n_layer": 5}, "missing (layers."), ({"n_embd": 80, "n_head": 4}, "instead of"),
+    ({"n_layer": 1}, "extra (layers.1."), ({"n_layer": 5}, "missing (layers."),
+    ({"n_embd": 80, "n_head": 4}, "instead of"),
 ])  # fmt: skip
 def test_another_depth_or_width_than_the_config_says_is_refused(
     changes: dict[str, int], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -222,3 +223,16 @@ def test_what_cannot_be_done_to_a_picture_is_refused(tmp_path: Path) -> None:
         peer_files.preprocess(tmp_path, {}, "hf", (224, 224))
     with pytest.raises(ConfigError, match="preprocessing: resize_mode: expected shortest or squash, found longest"):
         peer_files.preprocess(tmp_path, {"preprocess_cfg": {"resize_mode": "longest"}}, "open_clip", (224, 224))
+
+
+def test_a_run_may_name_an_import_as_its_text_tower(tmp_path: Path) -> None:
+    folder = write_text_tower(tmp_path / "text", pool="cls")
+    assert run("--from=hf", f"--weights={folder}", f"--out={tmp_path / 'ours'}", "--pool=cls", "--prefix=query: ") == 0
+    config = small_config(tmp_path / "ours", text__pool="cls", text__prefix="query: ")
+    found, plain = text_encoder(config), text_encoder(small_config(folder, text__pool="cls", text__prefix="query: "))
+    np.testing.assert_array_equal(found.encode(["a red cat"]), plain.encode(["a red cat"]))
+    assert found.fingerprint == plain.fingerprint
+    meant = text_encoder(small_config(tmp_path / "ours", text__pool="mean"))
+    assert meant.tower.spec.pool == "cls", "the tower's own description counts"
+    cut = text_encoder(small_config(tmp_path / "ours", text__pool="cls", text__dim=8))
+    np.testing.assert_allclose(cut.encode(["a"])[0], unit(found.encode(["a"])[:, :8])[0], atol=1e-6)

@@ -18,6 +18,7 @@ from lit_tune.convert.peer_text import text_spec
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
+from lit_tune.models.text_pool import CHOSEN
 from lit_tune.models.text_tower import TextSpec
 from lit_tune.text import weights
 from lit_tune.text.tokenizer import Tokenizer
@@ -71,14 +72,17 @@ class TextEncoder:
             files: from `lit_tune.text.weights.find`.
             text: `config.text`; prefix, max_length, pool, layer_norm and dim are read.
         """
-        config = weight_files.read_config(files.folder / "config.json")
-        spec = text_spec(config, LAYOUT, pool=text.pool, layer_norm=text.layer_norm, dim=text.dim)
+        spec = spec_of(files.folder, files.described, text)
         _check_length(text.max_length, spec)
         for departure in weights.departures(text, files.known) if files.known else ():
             print(f"lit_tune: note: {departure}", file=sys.stderr, flush=True)
         tokenizer = Tokenizer(files.folder, text.prefix, text.max_length)
         description = describe(spec, tokenizer, files.sha256, files.name)
-        return cls(description, partial(_read_params, files.folder, spec), tokenizer, files.folder)
+        if files.described is None:
+            return cls(description, partial(_read_params, files.folder, spec), tokenizer, files.folder)
+        facts = files.described["weights"]
+        read = partial(described.read_params, files.root, facts, spec)
+        return cls(description | {"weights": facts}, read, tokenizer, files.folder)
 
     @property
     def layout(self) -> str:
@@ -149,6 +153,24 @@ class TextEncoder:
                 if done is not None:
                     done(ready)
         return vectors
+
+
+def spec_of(folder: Path, page: Mapping[str, Any] | None, text: Any) -> TextSpec:
+    """The spec of a tower's files as `config.text` wants them used.
+
+    Args:
+        folder: of a peer's files; its config.json is read where there is no description.
+        page: the description of an import or export: it decides, the config's cut apart.
+        text: `config.text`; pool, layer_norm and dim are read.
+    """
+    if page is not None:
+        spec = text_tower(page).spec
+        own = {name: getattr(spec, name) for name in ("pool", "layer_norm")}
+        if own != {name: getattr(text, name) for name in own} and spec.pool in CHOSEN:
+            print(f"lit_tune: note: {own} of {folder} counts, not config.text's", file=sys.stderr, flush=True)
+        return dataclasses.replace(spec, dim=text.dim)
+    config = weight_files.read_config(folder / "config.json")
+    return text_spec(config, LAYOUT, pool=text.pool, layer_norm=text.layer_norm, dim=text.dim)
 
 
 def buckets(lengths: Sequence[int]) -> dict[int, list[int]]:
