@@ -54,6 +54,8 @@ def test_preprocessing_is_written_as_clip_has_it() -> None:
 def test_preprocessing_of_other_shapes_is_squashed_or_refused() -> None:
     page = onnx_export.preprocessor_config(PREPROCESS | {"image_size": [32, 48], "resize": "squash"})
     assert page["size"] == {"height": 32, "width": 48} and not page["do_center_crop"]
+    page = onnx_export.preprocessor_config(PREPROCESS | {"crop_pct": 0.9, "interpolation": "bilinear"})
+    assert page["size"] == {"shortest_edge": 248} and page["crop_size"]["height"] == 224 and page["resample"] == 2
     with pytest.raises(ConfigError, match="a square image, or resize squash, found resize shortest at 32 x 48"):
         onnx_export.preprocessor_config(PREPROCESS | {"image_size": [32, 48]})
 

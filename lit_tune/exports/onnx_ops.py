@@ -180,7 +180,7 @@ def pad(graph: Graph, equation: Any, values: list[Value]) -> str:
     config = equation.params["padding_config"]
     if any(inner or low < 0 or high < 0 for low, high, inner in config):
         raise refuse(equation, f"padding {config}")
-    pads = graph.constant([low for low, _, _ in config] + [high for _, high, _ in config])
+    pads = graph.sizes((*(low for low, _, _ in config), *(high for _, high, _ in config)))
     return graph.emit("Pad", graph.full(values[0]), pads, graph.full(values[1]), mode="constant")
 
 

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lit_tune.errors import ConfigError, explain
-from lit_tune.models.layers import Attention, LayerNorm, Mlp
+from lit_tune.models.layers import Attention, LayerNorm, Mlp, Size
 from lit_tune.models.text_pool import check_pool
 from lit_tune.models.text_tower import TextSpec, TextTower
 
@@ -56,7 +56,7 @@ class BertSpec(TextSpec):
         return self.max_positions - self.first_position
 
 
-def check_length(tokens: int, limit: int) -> None:
+def check_length(tokens: Size, limit: int) -> None:
     """Nothing.
 
     Raises:

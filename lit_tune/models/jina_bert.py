@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lit_tune.models.bert import Embeddings
-from lit_tune.models.layers import Attention, GeGLU, LayerNorm
+from lit_tune.models.layers import Attention, GeGLU, LayerNorm, Size
 from lit_tune.models.text_pool import check_pool
 from lit_tune.models.text_tower import TextSpec, TextTower
 
@@ -58,7 +58,7 @@ def alibi_slopes(num_heads: int) -> list[float]:
     return slopes if below == num_heads else slopes + alibi_slopes(2 * below)[::2][: num_heads - below]
 
 
-def alibi_bias(num_heads: int, length: int) -> Float[Array, "h s s"]:
+def alibi_bias(num_heads: int, length: Size) -> Float[Array, "h s s"]:
     """-slope * |i - j|, float32, added to the logits of query i and key j."""
     columns = jnp.arange(length)
     distance = jnp.abs(columns[:, None] - columns).astype(jnp.float32)

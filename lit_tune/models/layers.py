@@ -138,16 +138,16 @@ def attention(
     return jnp.swapaxes(out, 1, 2)
 
 
+Size = Any  # of an axis: an int, or one of jax's symbols while an export of any length is traced
 MAX_TOKENS = 8192  # rows of a position table whose length is not known when it is traced (an export of any length)
 
 
-def position_table(rows: Callable[[np.ndarray], np.ndarray], count: Any) -> Float[Array, "n ..."]:
+def position_table(rows: Callable[[np.ndarray], np.ndarray], count: Size) -> Float[Array, "n ..."]:
     """`rows(0, 1, ..., count - 1)`, computed in numpy's float64 at trace time and stored as float32.
 
     Args:
         rows: positions (n,) -> (n, ...), one row a position.
-        count: an int; where it is a symbol (an export of any length), the first `count` rows of a table of MAX_TOKENS
-            are taken.
+        count: of positions; where it is a symbol, the first `count` rows of a table of MAX_TOKENS are taken.
     """
     known = count if isinstance(count, int) else MAX_TOKENS
     return jnp.asarray(rows(np.arange(known)), jnp.float32)[:count]

@@ -26,8 +26,13 @@ from lit_tune.exports.onnx_graph import Input, translate
 from lit_tune.exports.onnx_ops import OPS
 from lit_tune.models import layers, two_towers
 from lit_tune.models.bert import BertSpec
-from lit_tune.models.eva02 import VARIANTS, resample_positions
+from lit_tune.models.clip_text import ClipTextSpec
+from lit_tune.models.eva02 import VARIANTS
+from lit_tune.models.jina_bert import JinaBertSpec
+from lit_tune.models.modern_bert import ModernBertSpec
 from lit_tune.models.nomic_bert import NomicBertSpec
+from lit_tune.models.vision import resample_positions
+from lit_tune.models.vit import VitSpec
 from lit_tune.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.interop
@@ -37,17 +42,36 @@ SMALL = dict(image_size=(32, 48), patch_size=8, width=32, depth=2, num_heads=2, 
 PREPROCESS = {"image_size": [32, 48], "resize": "squash", "interpolation": "bicubic", "policy": "reference",
               "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}  # fmt: skip
 EVA = dataclasses.replace(VARIANTS["eva02_base_patch14_224"], **SMALL)
+VIT = VitSpec(**SMALL, qkv_bias=True, class_token=True, pos_embed=True, pos_embed_grid=(0, 0), norm_eps=1e-5, pool="cls",
+              pool_norm_eps=1e-5, final_norm=True, embed_dim=20, embed_bias=False, act="quick_gelu", pre_norm=True,
+              patch_bias=False, norm_after_pool=False)  # fmt: skip
+SIGLIP = dict(pool="map", class_token=False, act="gelu_tanh", pre_norm=False, patch_bias=True, embed_dim=0)
 VISION = {
+    "CLIP": VIT, "SigLIP": dataclasses.replace(VIT, **SIGLIP), **{name: dataclasses.replace(EVA, **changes)
+    for name, changes in {
     "map": dict(pool="map"), "nomic": dict(pool="nomic"), "cls": dict(pool="cls", attn_inner_norm=True),
     "mean, fused": dict(pool="mean", qkv_fused=True, sub_ln=False), "projection": dict(pool="map", embed_dim=20),
     "positions of another grid": dict(pool="map", pos_embed_grid=(3, 5), embed_dim=20, embed_bias=True),
+    }.items()},
 }  # fmt: skip
 BERT = BertSpec(vocab_size=len(WORDS), max_positions=20, type_vocab=2, width=32, depth=2, num_heads=2, mlp_dim=48,
                 norm_eps=1e-12, pool="mean", layer_norm=False, dim=0)  # fmt: skip
 NOMIC = NomicBertSpec(vocab_size=50, type_vocab=2, width=32, depth=2, num_heads=2, mlp_dim=40, norm_eps=1e-12,
                       rope_theta=1000.0, ntk_factor=0.0, ntk_length=8, pool="mean", layer_norm=True,
                       dim=16)  # fmt: skip
+CLIP = ClipTextSpec(vocab_size=50, max_positions=20, width=32, depth=2, num_heads=2, mlp_dim=48, norm_eps=1e-5,
+                    act="quick_gelu", causal=True, pool="argmax", eos_id=7, pad_id=1, embed_dim=24, proj_bias=False,
+                    layer_norm=False, dim=0)  # fmt: skip
+MODERN = ModernBertSpec(vocab_size=50, width=32, depth=4, num_heads=2, mlp_dim=48, norm_eps=1e-5, global_every=3,
+                        window=2, global_theta=1e4, local_theta=1e2, pool="mean", layer_norm=False,
+                        dim=0)  # fmt: skip
+JINA = JinaBertSpec(vocab_size=50, type_vocab=2, width=36, depth=2, num_heads=3, mlp_dim=48, norm_eps=1e-12, pool="mean",
+                    layer_norm=False, dim=0)  # fmt: skip
 TEXT = {
+    "clip": CLIP, "clip, first end of text": dataclasses.replace(CLIP, pool="eos", act="gelu"),
+    "siglip": dataclasses.replace(CLIP, causal=False, pool="last", act="gelu_tanh", embed_dim=32, proj_bias=True),
+    "xlm_roberta": dataclasses.replace(BERT, max_positions=22, type_vocab=1, first_position=2),
+    "modern_bert": MODERN, "modern_bert last": dataclasses.replace(MODERN, pool="last"), "jina_bert": JINA,
     "bert mean": BERT, "bert cls": dataclasses.replace(BERT, pool="cls"),
     "bert with layer_norm": dataclasses.replace(BERT, layer_norm=True, dim=24), "nomic_bert": NOMIC,
     "nomic_bert with ntk": dataclasses.replace(NOMIC, ntk_factor=2.0),
@@ -71,7 +95,7 @@ def far(ours: Any, theirs: Any) -> float:
 
 @pytest.mark.parametrize("name", VISION)
 def test_onnxruntime_gives_our_vectors_of_pictures(name: str, tmp_path: Path) -> None:
-    tower = two_towers.tower_of(dataclasses.replace(EVA, **VISION[name]))
+    tower = two_towers.tower_of(VISION[name])
     params, path = noisy(tower), tmp_path / "onnx" / "model.onnx"
     onnx_export.export_vision(params, tower, path, PREPROCESS)
     embed = onnx_model.vision_session(path, PREPROCESS["mean"], PREPROCESS["std"])
