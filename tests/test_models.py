@@ -14,9 +14,12 @@ from lit_tune import config as config_module, tree
 from lit_tune.errors import ConfigError
 from lit_tune.models import layers, two_towers
 from lit_tune.models.bert import Bert, BertSpec
+from lit_tune.models.clip_text import ClipText, ClipTextSpec
 from lit_tune.models.eva02 import VARIANTS, Eva02, Eva02Spec, rope_tables
 from lit_tune.models.functional import Tower
 from lit_tune.models.heads import POOLS
+from lit_tune.models.jina_bert import JinaBert, JinaBertSpec
+from lit_tune.models.modern_bert import ModernBert, ModernBertSpec
 from lit_tune.models.nomic_bert import NomicBert, NomicBertSpec
 from lit_tune.models.vision import VisionSpec, resample_positions
 from lit_tune.models.vit import Vit, VitSpec
@@ -60,8 +63,17 @@ def shaken(tower: Tower) -> tree.Tree:
     return tree.unflatten({name: jnp.asarray(x + name.endswith("scale")) for name, x in noise.items()})
 
 
+CLIP = ClipTextSpec(50, 24, 32, 2, 4, 48, 1e-5, "quick_gelu", True, "argmax", 11, 1, 20, False, False, 0)
+SIGLIP = ClipTextSpec(50, 24, 32, 2, 4, 48, 1e-6, "gelu_tanh", False, "last", -1, 1, 32, True, False, 0)
+MODERN = ModernBertSpec(50, 32, 4, 4, 48, 1e-5, 3, 4, 160e3, 10e3, "mean", False, 0)
 TEXTS = {
     "bert": Tower(Bert, BertSpec(50, 24, 2, 32, 2, 4, 48, 1e-12, "mean", False, 0)),
+    "xlm_roberta": Tower(Bert, BertSpec(50, 26, 1, 32, 2, 4, 48, 1e-5, "last", False, 0, first_position=2)),
+    "clip, largest id": Tower(ClipText, CLIP),
+    "clip, first eos": Tower(ClipText, dataclasses.replace(CLIP, pool="eos", embed_dim=0, act="gelu")),
+    "siglip": Tower(ClipText, SIGLIP),
+    "modern_bert": Tower(ModernBert, MODERN),
+    "jina_bert": Tower(JinaBert, JinaBertSpec(50, 2, 30, 2, 6, 48, 1e-12, "mean", False, 0)),
     "nomic_bert": Tower(NomicBert, NomicBertSpec(50, 2, 32, 2, 4, 48, 1e-12, 1000.0, 0.0, 0, "mean", True, 0)),
     "nomic_bert, stretched": Tower(NomicBert, NomicBertSpec(50, 2, 32, 2, 4, 48, 1e-12, 1e3, 2.0, 4, "cls", True, 8)),
 }
@@ -187,13 +199,16 @@ def test_a_stored_grid_of_positions_serves_another_image_size() -> None:
 def test_padding_changes_no_real_token_and_no_vector(name: str) -> None:
     tower = TEXTS[name]
     params = shaken(tower)
-    ids = jnp.asarray(np.random.default_rng(3).integers(0, 50, (2, 9)))
+    ids = jnp.asarray(np.random.default_rng(3).integers(20, 49, (2, 9)).astype(np.int32)).at[:, 6].set(11)
     mask = jnp.ones((2, 9), jnp.int32)
     padded = (jnp.pad(ids, ((0, 0), (0, 7)), constant_values=11), jnp.pad(mask, ((0, 0), (0, 7))))
     close = dict(rtol=1e-5, atol=1e-5)
     tokens = [apply(tower, params, *given, method="tokens") for given in ((ids, mask), padded)]
-    np.testing.assert_allclose(tokens[1][:, :9], tokens[0], **close)
-    np.testing.assert_allclose(apply(tower, params, *padded), apply(tower, params, ids, mask), **close)
+    np.testing.assert_allclose(tokens[1][:, :9], tokens[0][:, :9], **close)
+    vectors = apply(tower, params, ids, mask)
+    assert vectors.shape == (2, tower.spec.out_dim) and vectors.dtype == jnp.float32
+    np.testing.assert_allclose(apply(tower, params, *padded), vectors, **close)
+    assert not np.allclose(apply(tower, params, ids.at[:, 2].set(7), mask), vectors, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -205,8 +220,10 @@ def test_an_empty_text_gives_finite_numbers_and_gradients(name: str) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_a_text_longer_than_berts_positions_is_refused() -> None:
-    tower, ids = TEXTS["bert"], jnp.zeros((1, 25), jnp.int32)
+@pytest.mark.parametrize("name", ["bert", "xlm_roberta", "clip, first eos", "siglip"])
+def test_a_text_longer_than_the_positions_is_refused(name: str) -> None:
+    tower, ids = TEXTS[name], jnp.zeros((1, 25), jnp.int32)
+    assert tower.spec.max_tokens == 24
     with pytest.raises(ConfigError, match="at most 24 tokens, found 25"):
         apply(tower, shaken(tower), ids, ids)
 
