@@ -65,7 +65,7 @@ def load(spec: str, changes: Iterable[tuple[str, str]] = ()) -> ConfigDict:
 def _take(config: ConfigDict, given: set[str]) -> None:
     """Set what the starting model says of itself, keys that are given on the command line apart."""
     start, vision, taken = config.vision.init_from, config.vision, {}
-    for key, value in config_start.settings(start, _common().vision, vision.embed_dim).items():
+    for key, value in config_start.settings(start, dict(_common().vision), vision.embed_dim).items():
         present = _at(config, key)
         value = typed(value, present, f"vision.init_spec: {start}: {key}")
         if key not in given and value != present:

@@ -57,9 +57,9 @@ def clip(grads: tree.Tree, norm: jax.Array, max_norm: float) -> tree.Tree:
 def make_tx(config: ConfigDict) -> optax.GradientTransformation:
     """Adam's direction plus decoupled weight decay, still to be multiplied by the learning rate.
 
-    What is subtracted is lr * lr_scale * (m / (sqrt(v) + eps) + wd * param), which is torch's AdamW with a learning rate
-    for each group. A decay of 0 and scales of 1 stay in the chain, so that the state of the optimizer has one structure
-    for all configs.
+    What is subtracted is lr * lr_scale * (m / (sqrt(v) + eps) + wd * param), which is torch's AdamW with a learning
+    rate for each group. A decay of 0 and scales of 1 stay in the chain, so that the state of the optimizer has one
+    structure for all configs.
     """
     c, depth = config.optim, config.vision.depth
     return optax.chain(
