@@ -61,7 +61,8 @@ def _of_description(page: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _of_run(page: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parts of a run's config.json."""
-    return page["config"]["vision"], page["config"]["data"]
+    config = page["config"] if "config" in page else page
+    return config["vision"], config["data"]
 
 
 def _absent(folder: Path, found: str) -> ConfigError:

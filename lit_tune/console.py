@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 
 import jax
@@ -25,6 +26,12 @@ def say(line: str) -> None:
     """Print a line on process 0, at once."""
     if jax.process_index() == 0:
         print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    """Print a warning on stderr on process 0, at once."""
+    if jax.process_index() == 0:
+        print(f"lit_tune: warning: {line}", file=sys.stderr, flush=True)
 
 
 def print_facts(config: ConfigDict, built: Built, source: Source, text_facts: str, *, resumed_at: int) -> None:

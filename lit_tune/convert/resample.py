@@ -11,9 +11,10 @@ and layers/pos_embed.py `resample_abs_pos_embed`.
 import math
 
 import numpy as np
+from jaxtyping import Float
 
 
-def patch_kernel(kernel: np.ndarray, patch_size: int, how: str) -> np.ndarray:
+def patch_kernel(kernel: Float[np.ndarray, "n d"], patch_size: int, how: str) -> Float[np.ndarray, "m d"]:
     """The kernel of a patch embedding for another patch size, float32 (patch_size**2 * 3, width).
 
     Args:
@@ -37,7 +38,9 @@ def patch_kernel(kernel: np.ndarray, patch_size: int, how: str) -> np.ndarray:
     return np.float32(new.reshape(patch_size * patch_size * 3, kernel.shape[1]))
 
 
-def position_table(table: np.ndarray, old: tuple[int, int], new: tuple[int, int], how: str) -> np.ndarray:
+def position_table(
+    table: Float[np.ndarray, "1 n d"], old: tuple[int, int], new: tuple[int, int], how: str
+) -> Float[np.ndarray, "1 m d"]:
     """A learned position table for another grid, float32 (1, prefix + rows * columns, width).
 
     Entries before the patches' (the class token's) stay as they are.
@@ -56,7 +59,7 @@ def position_table(table: np.ndarray, old: tuple[int, int], new: tuple[int, int]
     return np.concatenate([table[:, :prefix], patches.reshape(1, new[0] * new[1], -1)], axis=1)
 
 
-def bicubic_matrix(old: int, new: int) -> np.ndarray:
+def bicubic_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
     """Weights (new, old) of plain bicubic interpolation along one axis: pixel centres, borders repeated.
 
     Positions are rounded to float32, as torch does: the numbers that the paper starts from carry that rounding.
@@ -70,7 +73,7 @@ def bicubic_matrix(old: int, new: int) -> np.ndarray:
     return matrix
 
 
-def antialiased_matrix(old: int, new: int) -> np.ndarray:
+def antialiased_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
     """Weights (new, old) of antialiased bicubic interpolation along one axis, as torch, jax and Pillow have it."""
     stretch = max(old / new, 1.0)  # the kernel covers what a new pixel covers
     centres = (np.arange(new)[:, None] + 0.5) * old / new
