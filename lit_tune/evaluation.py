@@ -22,6 +22,7 @@ from lit_tune.data.sources import BadSample, Source, open_source
 from lit_tune.evals import floors, report
 from lit_tune.evals.examples import choose
 from lit_tune.models import two_towers
+from lit_tune.tower import averaged
 
 EmbedText = Callable[[list[str]], np.ndarray]  # texts -> (n, d) unit rows
 EmbedImages = Callable[[tree.Tree, np.ndarray], np.ndarray]  # params, uint8 (n, h, w, 3) -> (n, d) unit rows
@@ -199,7 +200,7 @@ def evaluate(prepared: list[Prepared], config: ConfigDict, embed: EmbedImages, p
 
 def weights_to_evaluate(state: dict[str, Any]) -> tree.Tree:
     """The image tower's parameters that stand for a state: the running average where there is one."""
-    return state["ema"]["image"] if "ema" in state else state["params"]["image"]
+    return averaged(state)["image"]
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
