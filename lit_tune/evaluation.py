@@ -22,6 +22,7 @@ from lit_tune.data.sources import BadSample, Source, open_source
 from lit_tune.evals import floors, report
 from lit_tune.evals.examples import choose
 from lit_tune.models import two_towers
+from lit_tune.tower import averaged
 
 EmbedText = Callable[[list[str]], np.ndarray]  # texts -> (n, d) unit rows
 Picture = Callable[[bytes], np.ndarray]  # an encoded picture -> uint8 (h, w, 3) as the tower sees it
@@ -205,7 +206,7 @@ def evaluate(prepared: list[Prepared], embed: EmbedImages, params: tree.Tree, *,
 
 def weights_to_evaluate(state: dict[str, Any]) -> tree.Tree:
     """The image tower's parameters that stand for a state: the running average where there is one."""
-    return state["ema"]["image"] if "ema" in state else state["params"]["image"]
+    return averaged(state)["image"]
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -1,71 +1,61 @@
-"""`lit-tune export`: a run's weights as a folder that other packages load, with the frozen text tower beside them."""
+"""`lit-tune export`: towers as a folder that other packages load, every file of weights proved while it is written."""
 
 from lit_tune import cli
 
 if __name__ == "__main__":
     cli.answer_help("export")  # before jax is imported
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from lit_tune import __version__, config as config_lib, console, description, errors, tower
-from lit_tune.convert import weights
-from lit_tune.exports import timm
+from lit_tune import config as config_lib, console, errors, exports
+from lit_tune.exports import card, source as sources
+from lit_tune.exports.parts import Source
 from lit_tune.flags import ExportFlags
-
-LATER = ("hf", "nomic", "open_clip", "sentence-transformers", "onnx")  # formats that a later version writes
-TOLERANCE = 1e-5  # of unit vectors, largest difference
-PICTURES = 4  # random ones that the written folder is tried on
 
 
 def main(argv: Sequence[str]) -> int:
-    """Writes the export and proves it on random pictures; returns the exit code."""
+    """Writes the export, proves it and says what to do with it; returns the exit code."""
     flags = config_lib.parse(argv, "export")
-    if flags.format != "timm":
-        found = f"{flags.format} (not in version {__version__} yet)" if flags.format in LATER else repr(flags.format)
-        raise errors.ConfigError(errors.explain("--format", expected="timm", found=found, do="write --format=timm"))
+    format, out = exports.known(flags.format), Path(flags.out).expanduser()
+    exports.refuse_used(out)  # before weights are read
     console.quiet_dependencies()
-    proof = export_timm(flags)
-    console.say(f"export    {flags.out}: timm folder, weights sha256 {proof['weights_sha256'][:16]}..., "
-                f"read back with largest difference {proof['max_difference']:.1e}")
-    console.say(f"next      python -c \"import timm; timm.create_model('local-dir:{flags.out}', pretrained=True)\"")
-    console.say(f"          lit-tune embed --model={flags.out} --images='PICTURES/*.png' --out=pictures.npz")
+    proof = exports.export(find(flags), format, out)
+    for line in report(proof, out):
+        console.say(line)
     return 0
 
 
-def export_timm(flags: ExportFlags) -> dict[str, Any]:
-    """The content of proof.json: who read the written folder back, and how far its vectors were from the run's.
+def find(flags: ExportFlags) -> Source:
+    """What the flags name.
 
     Raises:
-        ConfigError: the folder is in use, or timm's layout cannot hold this tower.
-        LitTuneError: the written folder gives other vectors (a bug of ours).
+        ConfigError: neither or both of --workdir and --model, or nothing of the kind there.
     """
-    out = Path(flags.out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise errors.ConfigError(errors.explain("--out", expected="a new or empty folder", found=str(out),
-                                                do="name another folder"))
-    model = tower.load(flags.workdir, flags.step)
-    spec, preprocess = model.vision.tower.spec, model.vision.preprocess
-    digest = timm.export(jax.device_get(model.vision.params), spec, preprocess, out)
-    page = description.vision_description(spec, preprocess)
-    description.save_vision(out, page, out / weights.FILE, "timm")
-    description.save_text(out, model.text)
-    height, width = model.image_size
-    pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, height, width, 3), np.uint8)
-    read_back = tower.load(out).vision.embed_pixels(pictures)
-    difference = float(np.abs(read_back - model.vision.embed_pixels(pictures)).max())
-    if not difference <= TOLERANCE:
-        raise errors.LitTuneError(f"{out} gives vectors {difference:.2e} away from the run's: do not use it")
-    proof = {"checked_by": ["own_reader"], "max_difference": difference, "pictures": PICTURES,
-             "tolerance": TOLERANCE, "weights_sha256": digest, "version": __version__}
-    (out / "proof.json").write_text(json.dumps(proof, indent=2) + "\n")
-    return proof
+    if (flags.workdir is None) == (flags.model is None):
+        raise errors.ConfigError(errors.explain(
+            "export", expected="--workdir=RUN or --model=DIR", found="both" if flags.workdir else "neither",
+            do="name a run, or an import or export"))
+    if flags.workdir is not None:
+        return sources.of_run(Path(flags.workdir).expanduser(), flags.step, flags.name or "")
+    if flags.step is not None:
+        raise errors.ConfigError(errors.explain("--step", expected="--workdir=RUN beside it", found="--model",
+                                                do="leave it out: only runs have steps"))
+    return sources.of_folder(Path(flags.model).expanduser(), flags.name or "")
+
+
+def report(proof: dict[str, Any], out: Path) -> list[str]:
+    """The lines that say what was written, how far it is from our own vectors by whom, and what to type next."""
+    lines = [f"export    {out}: {proof['format']}, {len(proof['files']) + 1} files, card in README.md"]
+    for one in proof["checks"]:
+        who = ", ".join(f"{c['who']} {c['max_difference']:.1e}" for c in one["checked_by"])
+        lines.append(f"proved    {one['what']} ({one['file']}): largest difference {who}")
+        lines += [f"          not asked: {name}, {why}" for name, why in one["not_asked"].items()]
+    lines.append(f"text      frozen weights unchanged, sha256 {proof['frozen_text']['params_sha256_before'][:16]}...")
+    commands = card.commands(out, proof)
+    return lines + [f"{'next' if i == 0 else '':<10}{command}" for i, command in enumerate(commands)]
 
 
 if __name__ == "__main__":

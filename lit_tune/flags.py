@@ -144,12 +144,14 @@ class ImportFlags:
 
 @dataclasses.dataclass(frozen=True)
 class ExportFlags:
-    """Write the trained image tower as a folder that other packages load."""
+    """Write both towers as a folder that other packages load, checked numerically."""
 
-    workdir: str = flag("the run's folder", form="DIR", required=True)
+    workdir: str | None = flag("the run's folder", form="DIR")
     step: int | None = flag("which checkpoint; the newest if absent", read=whole, form="N")
-    format: str = flag("timm", form="FORMAT", required=True)
+    model: str | None = flag("an import or another export, instead of --workdir", form="DIR")
+    format: str = flag("hf, timm, nomic, open_clip, sentence-transformers or onnx", "hf", form="FORMAT")
     out: str = flag("the folder to write", form="DIR", required=True)
+    name: str | None = flag("what the card calls the model; the folder's name if absent", form="TEXT")
 
 
 @dataclasses.dataclass(frozen=True)

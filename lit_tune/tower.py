@@ -31,8 +31,8 @@ def load(folder: str | Path, step: int | None = None) -> Model:
         CheckpointError: a run without a whole checkpoint.
     """
     folder = Path(folder).expanduser()
-    if _is_run(folder):
-        return _load_run(folder, step)
+    if is_run(folder):
+        return of_state(folder, *read_state(folder, step))
     if is_model(folder):
         return _load_folder(folder)
     found = "neither" if folder.is_dir() else "no such folder"
@@ -42,20 +42,24 @@ def load(folder: str | Path, step: int | None = None) -> Model:
 
 def is_model(folder: Path) -> bool:
     """Whether `load` knows this folder as a model."""
-    return _is_run(folder) or (folder / VISION_FILE).is_file() or (folder / TEXT_FILE).is_file()
+    return is_run(folder) or (folder / VISION_FILE).is_file() or (folder / TEXT_FILE).is_file()
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
     """Whether a folder is a run directory."""
     return (folder / "checkpoints").is_dir() and (folder / "config.json").is_file()
 
 
-def _load_run(folder: Path, step: int | None) -> Model:
-    """The model of a run's checkpoint; the running average of the weights where the run keeps one."""
+def of_state(folder: Path, state: Tree, meta: Mapping[str, Any]) -> Model:
+    """The model of a run's state; the running average of the weights where the run keeps one."""
     config = configs.from_json((folder / "config.json").read_text())
-    state, meta = read_state(folder, step)
-    params = state["ema"]["image"] if "ema" in state else state["params"]["image"]
+    params = averaged(state)["image"]
     return Model(VisionEncoder(of_run(config), params), lambda: text_of_run(config, meta), config.text.prefix)
+
+
+def averaged(state: Tree) -> Tree:
+    """The parameters that stand for a state: the running average where there is one."""
+    return state["ema"] if "ema" in state else state["params"]
 
 
 def read_state(folder: Path, step: int | None = None) -> tuple[Tree, dict[str, Any]]:

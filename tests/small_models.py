@@ -79,7 +79,8 @@ def write_run(folder: Path, config: ConfigDict, steps: tuple[int, ...] = (3,), e
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(config_lib.to_json(config))
     vision = two_towers.vision_tower(config)
-    meta = {"vision_tower": description.of_run(config),
+    meta = {"config": config_lib.resolved(config), "config_hash": config_lib.config_hash(config),
+            "data": {"train": "0" * 64}, "vision_tower": description.of_run(config),
             "text_tower": text_encoder(config).description}
     with Checkpointer(folder / "checkpoints", keep=len(steps)) as checkpoints:
         for step in steps:

@@ -60,5 +60,11 @@ def _not_in_nomic(spec: Any) -> list[str]:
         "a norm inside attention": spec.attn_inner_norm,
         f"a hidden width of {spec.mlp_dim}, no multiple of 256": spec.mlp_dim % 256 != 0,
         f"a head of another hidden width, {spec.pool_mlp_dim}": spec.pool_mlp_dim != spec.mlp_dim,
+        f"a head of another LayerNorm eps, {spec.pool_norm_eps}": spec.pool_norm_eps != spec.norm_eps,
+        f"pictures of {spec.image_size}, not square": spec.image_size[0] != spec.image_size[1],
+        f"positions of another grid, {spec.table_grid}": spec.table_grid != spec.grid,
+        "no class token": not spec.class_token,
+        "no learned positions": not spec.pos_embed,
+        "no rotary positions of base 10,000": not spec.rope or spec.rope_theta != 10_000.0,
     }
     return [what for what, holds in facts.items() if holds]

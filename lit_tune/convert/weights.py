@@ -79,6 +79,8 @@ def write(path: Path, named: Mapping[str, np.ndarray], metadata: Mapping[str, st
     arrays = {name: np.ascontiguousarray(array) for name, array in named.items()}
     temporary = path.with_name(path.name + ".partial")
     safetensors_numpy.save_file(arrays, temporary, metadata=dict(metadata) if metadata else None)
+    # the library makes it for its owner alone; whoever may read the folder may read the weights
+    temporary.chmod(path.parent.stat().st_mode & 0o666)
     digest = sha256(temporary)
     temporary.replace(path)
     return digest

@@ -1,6 +1,7 @@
-"""A folder that timm, transformers, open_clip and sentence-transformers load as an image tower, written without torch.
+"""A folder that timm and transformers load as an image tower, written without torch.
 
-`timm.create_model("local-dir:DIR", pretrained=True)` gives the vectors of our tower, before L2.
+`timm.create_model("local-dir:DIR", pretrained=True)` gives the vectors of our tower, before L2. The text tower's own
+files lie beside it, unchanged.
 """
 
 import json
@@ -8,11 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from lit_tune.convert import mapping, weights
 from lit_tune.convert.peer_vision import timm_arguments
 from lit_tune.convert.timm import CONFIG
+from lit_tune.exports.parts import Source, Written
+from lit_tune.exports.text_files import copy_text
 from lit_tune.models.eva02 import VARIANTS, Eva02Spec
 from lit_tune.tree import Tree
+
+
+def write(source: Source, out: Path) -> list[Written]:
+    """What was written: the image tower as timm's own folder, the text tower in text/."""
+    vision = source.vision
+    export(jax.device_get(vision.params), vision.tower.spec, vision.preprocess, out)
+    return [Written("timm image tower", "vision", weights.FILE, "timm"), copy_text(source.text, out)]
 
 
 def export(params: Tree, spec: Eva02Spec, preprocess: Mapping[str, Any], out: Path) -> str:
@@ -60,6 +72,5 @@ def timm_config(spec: Eva02Spec, preprocess: Mapping[str, Any]) -> dict[str, Any
             "pool_size": None,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
-            "license": "apache-2.0",
         },
     }

@@ -44,7 +44,7 @@ class TextEncoder:
         folder: of the files, for `copy_files`.
 
     Attributes:
-        description, tokenizer: as given.
+        description, tokenizer, folder: as given.
         tower: the tower without parameters.
         dim: width of the vectors.
     """
@@ -61,7 +61,7 @@ class TextEncoder:
         self.tower = text_tower(description)
         self.dim = self.tower.spec.out_dim
         self._params = params
-        self._folder = folder
+        self.folder = folder
         self._run = partial(EMBED, self.tower)
 
     @classmethod
@@ -91,11 +91,11 @@ class TextEncoder:
 
     def copy_files(self, target: Path) -> None:
         """Put the tower's own files into a folder, the tokenizer as tokenizer.json, licence texts included."""
-        if self._folder is None:
+        if self.folder is None:
             raise ValueError("this encoder was made from parameters in memory: there are no files to copy")
         for name in weights.KEPT:
-            if (self._folder / name).is_file():
-                shutil.copyfile(self._folder / name, target / name)
+            if (self.folder / name).is_file():
+                shutil.copyfile(self.folder / name, target / name)
         if not (target / "tokenizer.json").is_file():
             self.tokenizer.save(target / "tokenizer.json")
 

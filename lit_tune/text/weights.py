@@ -206,7 +206,7 @@ def _given(name: str, folder: Path, sha256: str) -> TextFiles:
                 do="use the weights the run was made with, or change --config.text.sha256",
             )
         )
-    return TextFiles(name, folder, digest, "the given folder", _row_of(digest) or known(name))
+    return TextFiles(name, folder, digest, "the given folder", row_of(digest) or known(name))
 
 
 def _described(name: str, root: Path, sha256: str) -> TextFiles:
@@ -220,10 +220,10 @@ def _described(name: str, root: Path, sha256: str) -> TextFiles:
     if sha256 not in ("", digest):
         raise ConfigError(explain(str(file), expected=f"sha256 {sha256}", found=digest,
                                   do="use the weights the run was made with, or change --config.text.sha256"))
-    return TextFiles(name, file.parent, digest, "the given folder", _row_of(digest), page, root)
+    return TextFiles(name, file.parent, digest, "the given folder", row_of(digest), page, root)
 
 
-def _row_of(digest: str) -> Known | None:
+def row_of(digest: str) -> Known | None:
     """The shipped row whose weights have this digest, whatever the folder is called."""
     return next((row for row in SHIPPED.values() if row.sha256 == digest), None)
 
@@ -254,7 +254,7 @@ def _checked(want: _Wanted, folder: Path, where: str) -> TextFiles | str:
 
 def _wrong_tokenizer(folder: Path, digest: str) -> str:
     """What is wrong with tokenizer.json beside weights whose tokenizer is pinned; "" if nothing."""
-    row, tokenizer = _row_of(digest), folder / "tokenizer.json"
+    row, tokenizer = row_of(digest), folder / "tokenizer.json"
     if row is None or not row.tokenizer_sha256 or not tokenizer.is_file():
         return ""
     found = sha256_of(tokenizer)

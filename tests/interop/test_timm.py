@@ -1,6 +1,7 @@
 """timm loads what we export, and gives the same vectors; and our towers are timm's in every registered shape."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 import timm
 import torch
+from small_models import small_config, text_encoder, write_text_tower
 from timm.data import create_transform, resolve_data_config
 
-from lit_tune import convert, tree
+from lit_tune import convert, description, exports, tree
 from lit_tune.convert import keymap, mapping, peer_vision, timm as timm_folder
-from lit_tune.exports import timm as timm_export
+from lit_tune.exports import check, peers, timm as timm_export
+from lit_tune.exports.parts import Source, Written
+from lit_tune.model import VisionEncoder
 from lit_tune.models.eva02 import VARIANTS, Eva02Spec
 from lit_tune.models.two_towers import tower_of
 
@@ -73,6 +77,22 @@ def test_timm_gives_our_vectors_from_an_exported_folder(name: str, tmp_path: Pat
     assert rel(ours(pixels), theirs) <= CLOSE
     assert rel(ours.tokens(pixels), tokens) <= CLOSE
     assert rel(convert.ConvertedTower(*timm_folder.load(tmp_path)[:2])(pixels), theirs) <= CLOSE
+
+
+def test_an_export_is_checked_by_timm_and_a_wrong_mean_in_its_config_is_found(tmp_path: Path) -> None:
+    text = text_encoder(small_config(write_text_tower(tmp_path / "text")))
+    spec = small(pool="map", embed_dim=16)
+    vision = VisionEncoder(description.vision_description(spec, PREPROCESS), random_params(spec))
+    proof = exports.export(Source(vision, text, "small", {"kind": "import"}), "timm", tmp_path / "out")
+    own, theirs = proof["checks"][0]["checked_by"]
+    assert theirs["who"] == f"timm {timm.__version__}" and max(own["max_difference"], theirs["max_difference"]) <= 1e-5
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config["pretrained_cfg"]["mean"] = [0.5, 0.5, 0.5]
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    wanted = check.expected(Source(vision, text, "small", {}))
+    row, written = peers.PEERS[0], Written("timm image tower", "vision", "model.safetensors", "timm")
+    vectors = row.vectors(tmp_path / "out", written, wanted.inputs)
+    assert np.abs(vectors / np.linalg.norm(vectors, axis=1, keepdims=True) - wanted.vision).max() > 1e-3
 
 
 @pytest.mark.parametrize("resize", ["shortest", "squash"])

@@ -1,0 +1,125 @@
+"""Every written weight file read back and tried on fixed inputs: how far its vectors are from the towers' own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lit_tune import convert, tree
+from lit_tune.convert import described, timm, weights
+from lit_tune.description import vision_description, weights_of
+from lit_tune.errors import LitTuneError
+from lit_tune.exports import peers
+from lit_tune.exports.parts import Source, Written
+from lit_tune.exports.peers import Inputs
+from lit_tune.model import VisionEncoder
+from lit_tune.text import encode
+from lit_tune.text.encode import TextEncoder
+
+PICTURES = 4  # random ones, of the tower's own size
+TEXTS = ("a red apple", "two dogs on the mat, seen from above", "Foto de un gato; 猫の写真", "a photo of a cat, " * 60)
+TOLERANCES = {"onnx": 1e-4}  # largest difference of a number of the unit vectors, by layout
+TOLERANCE = 1e-5  # of all other layouts
+NOT_OURS = ("onnx",)  # layouts that only a peer can run
+OWN = "own_reader"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The towers' own vectors of the inputs."""
+
+    inputs: Inputs
+    vision: Float[np.ndarray, "n d"]
+    text: Float[np.ndarray, "m d"]
+    text_sha256: str  # of the frozen parameters
+
+
+def expected(source: Source) -> Expected:
+    """Fixed inputs and what the towers themselves make of them: texts with the tower's prefix, then without one."""
+    vision, text = source.vision, source.text
+    shape = (PICTURES, *vision.image_size, 3)
+    pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    texts = (*(text.tokenizer.prefix + one for one in TEXTS), *TEXTS)
+    vectors = vision.embed_pixels(pictures), text.encode(texts, "")
+    return Expected(Inputs(pictures, texts), *vectors, text_sha256=tree.digest(text.params))
+
+
+def check(folder: Path, written: Written, source: Source, wanted: Expected) -> dict[str, Any]:
+    """One written file's part of the proof: who read it, how far off, and who could not be asked.
+
+    Raises:
+        LitTuneError: a reader fails or gives other vectors, the text weights have changed, or nobody here can read it.
+    """
+    tolerance = TOLERANCES[written.layout] if written.layout in TOLERANCES else TOLERANCE
+    ours = wanted.vision if written.kind == "vision" else wanted.text
+    found, asked, not_asked = {}, [], {}
+    if written.layout not in NOT_OURS:
+        vectors, found = _own(folder, written, source, wanted)
+        asked.append((OWN, vectors))
+    for peer in peers.PEERS:
+        if peer.reads(folder, written):
+            reason = peers.absent(peer)
+            if reason:
+                not_asked[peer.package] = reason
+            else:
+                asked.append((peers.who(peer), _ask(peer, folder, written, wanted.inputs)))
+    if not asked:
+        raise LitTuneError(f"{written.file}: nothing here can read it back ({not_asked}): not proved, do not use it")
+    checks = [{"who": who, "max_difference": _difference(vectors, ours)} for who, vectors in asked]
+    for one in checks:
+        if not one["max_difference"] <= tolerance:
+            raise LitTuneError(f"{written.file}, read by {one['who']}, gives vectors {one['max_difference']:.2e} away "
+                               f"from the tower's own (tolerance {tolerance:.0e}): do not use it")
+    tried = f"{PICTURES} random pictures" if written.kind == "vision" else f"{len(TEXTS)} texts with and without prefix"
+    return {"what": written.what, "kind": written.kind, "file": written.file, "layout": written.layout,
+            "inputs": tried, "tolerance": tolerance, "checked_by": checks, "not_asked": not_asked, **found}
+
+
+def _own(folder: Path, written: Written, source: Source, wanted: Expected) -> tuple[np.ndarray, dict[str, Any]]:
+    """The vectors of a file read by ourselves, and what else is known from that."""
+    if written.kind == "vision":
+        return read_vision(folder, written, source).embed_pixels(wanted.inputs.pictures), {}
+    encoder = read_text(folder, written, source)
+    digest = tree.digest(encoder.params)
+    if digest != wanted.text_sha256:
+        raise LitTuneError(f"{written.file}: the frozen text weights have changed: do not use it")
+    return np.concatenate([encoder.encode(TEXTS), encoder.encode(TEXTS, "")]), {"params_sha256": digest}
+
+
+def read_vision(folder: Path, written: Written, source: Source) -> VisionEncoder:
+    """The image tower in a written file; by the peer's own config beside it, where that is one that we read."""
+    file, own = folder / written.file, source.vision.description
+    if written.layout == "timm":
+        params, spec, preprocess = timm.load(file.parent)
+        return VisionEncoder(vision_description(spec, preprocess), params)
+    if written.layout == "nomic":
+        there = convert.vision(file, weights.read_config(file.parent / "config.json"), "nomic")
+        return VisionEncoder(vision_description(there.spec, source.vision.preprocess), there.params)
+    facts = weights_of(file, written.layout, folder)
+    return VisionEncoder(own, described.read_params(folder, facts, source.vision.tower.spec))
+
+
+def read_text(folder: Path, written: Written, source: Source) -> TextEncoder:
+    """The text tower in a written file, with the tokenizer that was written for it."""
+    own = source.text.description
+    page = {**own, "text": {**own["text"], "tokenizer": written.tokenizer},
+            "weights": weights_of(folder / written.file, written.layout, folder)}
+    return encode.read_folder(folder, page)
+
+
+def _ask(peer: peers.Peer, folder: Path, written: Written, inputs: Inputs) -> np.ndarray:
+    """A peer's vectors at length 1."""
+    try:
+        vectors = np.asarray(peer.vectors(folder, written, inputs), np.float64)
+    except Exception as error:  # whatever another package raises, the file is not what it should be
+        reason = " ".join(str(error).split())[:300]
+        raise LitTuneError(f"{written.file}: {peers.who(peer)} cannot read it ({type(error).__name__}: {reason}): "
+                           "do not use it") from error
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def _difference(theirs: np.ndarray, ours: np.ndarray) -> float:
+    """Largest difference of a number; infinite where the shapes differ."""
+    return float(np.abs(theirs - ours).max()) if theirs.shape == ours.shape else float("inf")

@@ -1,0 +1,87 @@
+"""Other people's packages, where they are installed, read what we wrote: one row of PEERS a package.
+
+torch is imported here only inside the functions that ask a package which is there: an export needs none of them, and
+its proof says who was asked and who was not.
+"""
+
+import importlib
+import importlib.metadata
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from lit_tune.exports.parts import Written
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every file is tried on.
+
+    Attributes:
+        pictures: prepared ones, before mean and std.
+        texts: as the tower reads them: what prefix they have is written out.
+    """
+
+    pictures: UInt8[np.ndarray, "n h w 3"]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One package.
+
+    Attributes:
+        package: its name on the index.
+        module: its name in Python.
+        since: the lowest version that can be asked.
+        reads: whether a written file, below a folder, is for it.
+        vectors: (folder, written, inputs) -> (n, d) of the pictures or the texts, of any length.
+    """
+
+    package: str
+    module: str
+    since: tuple[int, ...]
+    reads: Callable[[Path, Written], bool]
+    vectors: Callable[[Path, Written, Inputs], Float[np.ndarray, "n d"]]
+
+
+def absent(peer: Peer) -> str:
+    """Why a package cannot be asked, "" if it can."""
+    try:
+        version = importlib.metadata.version(peer.package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+    if tuple(map(int, re.findall(r"\d+", version)[: len(peer.since)])) < peer.since:
+        return f"version {version} is older than {'.'.join(map(str, peer.since))}"
+    try:
+        importlib.import_module(peer.module)
+    except Exception as error:  # a broken install of a package that we do not need is no fault of the export
+        return f"cannot be imported ({type(error).__name__})"
+    return ""
+
+
+def who(peer: Peer) -> str:
+    """Name and version, as the proof has it."""
+    return f"{peer.package} {importlib.metadata.version(peer.package)}"
+
+
+def _timm(folder: Path, written: Written, inputs: Inputs) -> Float[np.ndarray, "n d"]:
+    """timm's model of a `local-dir:` folder, with the mean and std of that folder's config."""
+    import timm
+    import torch
+
+    model = timm.create_model(f"local-dir:{(folder / written.file).parent}", pretrained=True).eval()
+    mean, std = (np.asarray(model.pretrained_cfg[name], np.float32) for name in ("mean", "std"))
+    pixels = (inputs.pictures.astype(np.float32) / 255 - mean) / std
+    with torch.no_grad():
+        return model(torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))).numpy()
+
+
+PEERS: tuple[Peer, ...] = (
+    # `local-dir:` came with 1.0.16 (timm's release notes)
+    Peer("timm", "timm", (1, 0, 16), lambda folder, written: written.layout == "timm", _timm),
+)

@@ -1,0 +1,61 @@
+"""What is to be exported, found: a run's checkpoint, an import or another export, with all that is known about it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lit_tune import evaluation, tower
+from lit_tune.errors import ConfigError, explain
+from lit_tune.exports.parts import Source
+
+PROOF = "proof.json"
+LOGITS = ("logit_scale", "logit_bias")  # what cosines are scaled (a logarithm) and shifted with; the bias is sigmoid's
+
+
+def of_run(workdir: Path, step: int | None, name: str = "") -> Source:
+    """The towers of a checkpoint, its config, data and scores.
+
+    Args:
+        step: which; None takes the newest whole one.
+        name: for people; "" takes the folder's.
+
+    Raises:
+        ConfigError: no run there, or other text weights than it was trained with.
+        CheckpointError: no whole checkpoint.
+    """
+    if not tower.is_run(workdir):
+        raise ConfigError(explain(f"--workdir {workdir}", expected="a run's folder (config.json, checkpoints/)",
+                                  found="none", do="name one, or give an import or export as --model=DIR"))
+    state, meta = tower.read_state(workdir, step)
+    model, params = tower.of_state(workdir, state, meta), tower.averaged(state)
+    scores, where = _scores(workdir, meta["step"])
+    facts = {"kind": "run", "step": meta["step"], "config_hash": meta["config_hash"], "config": meta["config"],
+             "data": meta["data"], "trained_with": meta["versions"], "scores": scores, "scores_from": where,
+             **{name: float(params[name]) for name in LOGITS if name in params}}
+    return Source(model.vision, model.text, name or workdir.resolve().name, facts)
+
+
+def of_folder(folder: Path, name: str = "") -> Source:
+    """The towers of an import or export, and what its descriptions and its proof say about them.
+
+    Raises:
+        ConfigError: no such folder, or one tower is not there.
+    """
+    model = tower.load(folder)
+    facts: dict[str, Any] = {"kind": "import"}
+    for kind, page in (("vision", model.vision.description), ("text", model.text.description)):
+        if "source" in page:
+            facts[kind] = page["source"]
+    if (folder / PROOF).is_file():
+        facts = json.loads((folder / PROOF).read_text())["source"]  # of a run that was exported already
+    return Source(model.vision, model.text, name or folder.resolve().name, facts)
+
+
+def _scores(workdir: Path, step: int) -> tuple[dict[str, float], str]:
+    """(scores of a step, the file they are from); ({}, "") where it was not evaluated."""
+    scores = evaluation.read_eval(workdir, step)
+    if scores:
+        return scores, f"eval/{step}.json"
+    final = workdir / "final.json"
+    page = json.loads(final.read_text()) if final.is_file() else {"step": -1}
+    return (page["eval"], final.name) if page["step"] == step and page["eval"] else ({}, "")
