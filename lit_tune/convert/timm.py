@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from lit_tune.convert import mapping, weights
-from lit_tune.convert.peer_vision import timm_arguments, vision_spec
-from lit_tune.models.eva02 import VARIANTS, Eva02Spec
+from lit_tune.convert.peer_timm import architecture, timm_arguments, timm_spec
+from lit_tune.models.vision import VisionSpec
 from lit_tune.tree import Tree
 
 CONFIG = "config.json"
 
 
-def export(params: Tree, spec: Eva02Spec, preprocess: Mapping[str, Any], out: Path) -> str:
+def export(params: Tree, spec: VisionSpec, preprocess: Mapping[str, Any], out: Path) -> str:
     """Write config.json and model.safetensors into `out` (made if absent); the sha256 (hex) of the weights.
 
     A projection becomes timm's classifier `head`, so the model's output is our pooled and projected vector.
@@ -39,15 +39,14 @@ def export(params: Tree, spec: Eva02Spec, preprocess: Mapping[str, Any], out: Pa
     return digest
 
 
-def timm_config(spec: Eva02Spec, preprocess: Mapping[str, Any]) -> dict[str, Any]:
+def timm_config(spec: VisionSpec, preprocess: Mapping[str, Any]) -> dict[str, Any]:
     """The object of timm's config.json."""
     arguments = timm_arguments(spec)
-    same = [name for name, variant in VARIANTS.items() if timm_arguments(variant) == arguments]
     classes = arguments.pop("num_classes")
     return {
-        # any registered EVA02 will do, because model_args overrides all of it: pooling must stand there, timm would
-        # rebuild the model with the architecture's own otherwise
-        "architecture": same[0] if same else "eva02_base_patch14_224",
+        # model_args overrides all of it: pooling must stand there, timm would rebuild the model with the
+        # architecture's own otherwise
+        "architecture": architecture(spec),
         "num_classes": classes,
         "num_features": spec.width,
         "global_pool": arguments["global_pool"],
@@ -69,16 +68,16 @@ def timm_config(spec: Eva02Spec, preprocess: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def load(folder: Path) -> tuple[Tree, Eva02Spec, dict[str, Any]]:
-    """(params, spec, preprocess) of a timm folder, ours or anyone's EVA02.
+def load(folder: Path) -> tuple[Tree, VisionSpec, dict[str, Any]]:
+    """(params, spec, preprocess) of a timm folder, ours or anyone's EVA02 or ViT.
 
     Raises:
         ConfigError: not such a folder, or options that our tower does not have.
     """
     config = weights.read_config(folder / CONFIG)
     named = weights.read(folder)
-    spec = vision_spec(config, "timm")
-    if spec.projects and not np.any(named["head.bias"]):
+    spec = timm_spec(config)
+    if spec.projects and "head.bias" in named and not np.any(named["head.bias"]):
         spec = replace(spec, embed_bias=False)  # timm's classifier always has a bias: zeros say that ours has none
     pretrained = config["pretrained_cfg"] if "pretrained_cfg" in config else {}
     preprocess = _preprocess(pretrained, spec)
@@ -87,7 +86,7 @@ def load(folder: Path) -> tuple[Tree, Eva02Spec, dict[str, Any]]:
     return mapping.from_peer(named, spec, "timm"), spec, preprocess
 
 
-def _preprocess(pretrained: Mapping[str, Any], spec: Eva02Spec) -> dict[str, Any]:
+def _preprocess(pretrained: Mapping[str, Any], spec: VisionSpec) -> dict[str, Any]:
     """The description's preprocess part; what timm's file leaves out are timm's defaults (ImageNet's, centre crop)."""
     defaults = {
         "input_size": [3, *spec.image_size], "interpolation": "bicubic", "crop_mode": "center",
