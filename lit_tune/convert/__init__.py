@@ -60,8 +60,9 @@ def vision(weights: str | Path | Mapping[str, Any], config: Mapping[str, Any], l
     Raises:
         ConfigError: weights that do not belong to the config, are not finite, or a family not supported yet.
     """
-    spec = vision_spec(config, layout)
-    return ConvertedTower(mapping.from_peer(weight_files.read(weights), spec, layout), spec)
+    named = weight_files.read(weights)
+    spec = vision_spec(config, layout, named)
+    return ConvertedTower(mapping.from_peer(named, spec, layout), spec)
 
 
 def text(

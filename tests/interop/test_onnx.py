@@ -42,8 +42,8 @@ SMALL = dict(image_size=(32, 48), patch_size=8, width=32, depth=2, num_heads=2, 
 PREPROCESS = {"image_size": [32, 48], "resize": "squash", "interpolation": "bicubic", "policy": "reference",
               "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}  # fmt: skip
 EVA = dataclasses.replace(VARIANTS["eva02_base_patch14_224"], **SMALL)
-VIT = VitSpec(**SMALL, qkv_bias=True, class_token=True, pos_embed=True, pos_embed_grid=(0, 0), norm_eps=1e-5, pool="cls",
-              pool_norm_eps=1e-5, final_norm=True, embed_dim=20, embed_bias=False, act="quick_gelu", pre_norm=True,
+VIT = VitSpec(**SMALL, qkv_bias=True, class_token=True, pos_embed=True, pos_embed_grid=(0, 0), norm_eps=1e-5,
+              pool="cls", pool_norm_eps=1e-5, final_norm=True, embed_dim=20, embed_bias=False, act="quick_gelu", pre_norm=True,
               patch_bias=False, norm_after_pool=False)  # fmt: skip
 SIGLIP = dict(pool="map", class_token=False, act="gelu_tanh", pre_norm=False, patch_bias=True, embed_dim=0)
 VISION = {
@@ -65,8 +65,8 @@ CLIP = ClipTextSpec(vocab_size=50, max_positions=20, width=32, depth=2, num_head
 MODERN = ModernBertSpec(vocab_size=50, width=32, depth=4, num_heads=2, mlp_dim=48, norm_eps=1e-5, global_every=3,
                         window=2, global_theta=1e4, local_theta=1e2, pool="mean", layer_norm=False,
                         dim=0)  # fmt: skip
-JINA = JinaBertSpec(vocab_size=50, type_vocab=2, width=36, depth=2, num_heads=3, mlp_dim=48, norm_eps=1e-12, pool="mean",
-                    layer_norm=False, dim=0)  # fmt: skip
+JINA = JinaBertSpec(vocab_size=50, type_vocab=2, width=36, depth=2, num_heads=3, mlp_dim=48, norm_eps=1e-12,
+                    pool="mean", layer_norm=False, dim=0)  # fmt: skip
 TEXT = {
     "clip": CLIP, "clip, first end of text": dataclasses.replace(CLIP, pool="eos", act="gelu"),
     "siglip": dataclasses.replace(CLIP, causal=False, pool="last", act="gelu_tanh", embed_dim=32, proj_bias=True),

@@ -155,8 +155,8 @@ def roberta() -> Any:
 def modern_bert() -> Any:
     """A small ModernBertModel whose window is shorter than the texts."""
     return transformers.ModernBertModel(
-        transformers.ModernBertConfig(**(SIZES | {"num_hidden_layers": 4}), local_attention=6, max_position_embeddings=64,
-                                      pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2,
+        transformers.ModernBertConfig(**(SIZES | {"num_hidden_layers": 4}), local_attention=6,
+                                      max_position_embeddings=64, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2,
                                       attn_implementation="eager")
     )  # fmt: skip
 
@@ -198,7 +198,8 @@ def test_our_files_load_in_transformers_and_give_the_same(build: Callable[[], An
     model.save_pretrained(tmp_path)
     tower = convert.text(tmp_path, model.config.to_dict(), "hf")
     layout = "nomic" if build is nomic_bert else "hf"  # what transformers writes and reads back
-    weight_files.write(tmp_path / weight_files.FILE, mapping.to_peer(tower.params, tower.spec, layout), {"format": "pt"})
+    named = mapping.to_peer(tower.params, tower.spec, layout)
+    weight_files.write(tmp_path / weight_files.FILE, named, {"format": "pt"})
     again, told = type(model).from_pretrained(tmp_path, output_loading_info=True)
     expected = {"pooler.dense.weight", "pooler.dense.bias"} if build is bert else set()
     assert set(told["missing_keys"]) == expected and not told["unexpected_keys"] and not told["mismatched_keys"]
@@ -249,7 +250,10 @@ def test_open_clips_text_towers_are_open_clips(name: str) -> None:
     open_clip_model(config).load_state_dict(whole, strict=True)
 
 
-@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-16-quickgelu", "EVA02-B-16", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2"])
+REGISTERED = ("ViT-B-16", "ViT-B-16-quickgelu", "EVA02-B-16", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2")
+
+
+@pytest.mark.parametrize("name", REGISTERED)
 def test_registered_open_clip_models_have_our_names_and_shapes(name: str) -> None:
     from lit_tune import tree
     from lit_tune.convert import keymap
