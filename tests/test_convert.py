@@ -76,7 +76,7 @@ TIMM_SPECS = {
     "positions of another grid": eva02(pos_embed_grid=(3, 3)),
 }
 CASES = [("timm", spec) for spec in TIMM_SPECS.values()] + [
-    ("nomic", eva02(**NOMIC)),
+    ("nomic", eva02(**(NOMIC | {"image_size": (28, 28)}))),
     ("hf", BERT),
     ("hf", NOMIC_BERT),
     ("nomic", NOMIC_BERT),

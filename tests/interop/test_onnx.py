@@ -43,8 +43,8 @@ PREPROCESS = {"image_size": [32, 48], "resize": "squash", "interpolation": "bicu
               "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}  # fmt: skip
 EVA = dataclasses.replace(VARIANTS["eva02_base_patch14_224"], **SMALL)
 VIT = VitSpec(**SMALL, qkv_bias=True, class_token=True, pos_embed=True, pos_embed_grid=(0, 0), norm_eps=1e-5,
-              pool="cls", pool_norm_eps=1e-5, final_norm=True, embed_dim=20, embed_bias=False, act="quick_gelu", pre_norm=True,
-              patch_bias=False, norm_after_pool=False)  # fmt: skip
+              pool="cls", pool_norm_eps=1e-5, final_norm=True, embed_dim=20, embed_bias=False, act="quick_gelu",
+              pre_norm=True, patch_bias=False, norm_after_pool=False)  # fmt: skip
 SIGLIP = dict(pool="map", class_token=False, act="gelu_tanh", pre_norm=False, patch_bias=True, embed_dim=0)
 VISION = {
     "CLIP": VIT, "SigLIP": dataclasses.replace(VIT, **SIGLIP), **{name: dataclasses.replace(EVA, **changes)

@@ -156,7 +156,8 @@ def modern_bert() -> Any:
     """A small ModernBertModel whose window is shorter than the texts."""
     return transformers.ModernBertModel(
         transformers.ModernBertConfig(**(SIZES | {"num_hidden_layers": 4}), local_attention=6,
-                                      max_position_embeddings=64, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2,
+                                      max_position_embeddings=64, pad_token_id=0, cls_token_id=1, sep_token_id=2,
+                                      bos_token_id=1, eos_token_id=2,
                                       attn_implementation="eager")
     )  # fmt: skip
 
