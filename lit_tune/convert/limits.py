@@ -12,12 +12,12 @@ def refuse(spec: Any, layout: str) -> None:
     Raises:
         ConfigError: it cannot; the line says why.
     """
-    reasons = {"timm": _not_in_timm, "nomic": _not_in_nomic}
+    reasons = {"timm": _not_in_timm, "open_clip": _not_in_open_clip, "nomic": _not_in_nomic}
     if family_of(spec) != "eva02" or layout not in reasons:
         return
     found = reasons[layout](spec)
     if found:
-        do = "export another format" if layout == "timm" else "export --format=timm"
+        do = "export --format=timm" if layout == "nomic" else "export another format"
         raise ConfigError(
             explain(f"{layout} layout", expected="a tower that it can hold", found="; ".join(found), do=do)
         )
@@ -32,6 +32,11 @@ def _not_in_timm(spec: Any) -> list[str]:
         f"a LayerNorm eps of {max(eps)} (timm has 1e-6)": eps != {1e-6},
     }
     return [what for what, holds in facts.items() if holds]
+
+
+def _not_in_open_clip(spec: Any) -> list[str]:
+    # timm knows the image tower of an open_clip file by its position embedding
+    return _not_in_timm(spec) + ([] if spec.pos_embed else ["no position embedding"])
 
 
 def _not_in_nomic(spec: Any) -> list[str]:
