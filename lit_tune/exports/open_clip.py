@@ -117,5 +117,5 @@ def _scale(source: Source) -> dict[str, np.ndarray]:
     """Scale and bias of the logits."""
     facts = source.facts
     scale = facts["logit_scale"] if "logit_scale" in facts else UNKNOWN_SCALE
-    bias = {"logit_bias": np.float32(facts["logit_bias"])} if "logit_bias" in facts else {}
-    return {"logit_scale": np.float32(scale), **bias}
+    bias = {"logit_bias": np.asarray(facts["logit_bias"], np.float32)} if "logit_bias" in facts else {}
+    return {"logit_scale": np.asarray(scale, np.float32), **bias}

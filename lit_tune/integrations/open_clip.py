@@ -6,8 +6,9 @@
 or `lit_open_clip.register()`, and then `open_clip.create_model_and_transforms("local-dir:DIR")` and
 `open_clip.get_tokenizer("local-dir:DIR")`.
 
-open_clip 3.3.0 has no entry for nomic_bert in `hf_configs.arch_dict`, no pooler with a LayerNorm, and reads the paths
-in a config relative to the working directory. This module imports torch and open_clip.
+open_clip 3.3.0 has no entry for nomic_bert in `hf_configs.arch_dict`, no pooler with a LayerNorm, reads the paths in a
+config relative to the working directory, and rewrites texts before tokenising (ftfy, HTML entities), which no text
+tower of ours was run with. This module imports torch and open_clip.
 """
 
 import functools
@@ -69,13 +70,14 @@ def register() -> None:
     """Teach open_clip what our exports need; again does nothing.
 
     Its `create_model`, and all that is built on it, then finds the parts of a folder of ours from any working
-    directory. Models of anyone else are made as before.
+    directory, and `get_tokenizer` takes texts as they are. Models of anyone else are made as before.
     """
     hf_configs.arch_dict.setdefault("nomic_bert", NOMIC_BERT)
     for pooler in (MeanLayerNormPooler, ClsLayerNormPooler):
         hf_model.register_pooler(pooler)
     if not hasattr(factory.create_model, "__wrapped__"):
         factory.create_model = open_clip.create_model = _finding_parts(factory.create_model)
+        factory.get_tokenizer = open_clip.get_tokenizer = _as_they_are(factory.get_tokenizer)
 
 
 def _finding_parts(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -88,18 +90,39 @@ def _finding_parts(create_model: Callable[..., nn.Module]) -> Callable[..., nn.M
     return found
 
 
+def _as_they_are(get_tokenizer: Callable[..., Any]) -> Callable[..., Any]:
+    """open_clip's `get_tokenizer` without the cleaning of texts, for our folders."""
+
+    @functools.wraps(get_tokenizer)
+    def found(model_name: str = "", *args: Any, **kwargs: Any) -> Any:
+        tokenizer = get_tokenizer(model_name, *args, **kwargs)
+        if _our_config(model_name) is not None:
+            tokenizer.clean_fn = str
+        return tokenizer
+
+    return found
+
+
+def _our_config(model_name: str) -> dict[str, Any] | None:
+    """The model_cfg of "local-dir:" and a folder that we wrote, None for anything else."""
+    path = Path(model_name.removeprefix(LOCAL)) / CONFIG
+    if not model_name.startswith(LOCAL) or not path.is_file():
+        return None
+    config = json.loads(path.read_text())["model_cfg"]
+    ours = "timm_model_name" in config["vision_cfg"] and config["vision_cfg"]["timm_model_name"] == HERE
+    return config if ours else None
+
+
 def _parts(model_name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """{"vision_cfg", "text_cfg"} with absolute paths for a folder of ours, {} for anything else.
 
     Args:
         options: of the call; whole parts given to `create_model` replace what its own `force_*` options would change.
     """
+    config = _our_config(model_name)
+    if config is None:
+        return {}
     folder = Path(model_name.removeprefix(LOCAL)).absolute()
-    if not model_name.startswith(LOCAL) or not (folder / CONFIG).is_file():
-        return {}
-    config = json.loads((folder / CONFIG).read_text())["model_cfg"]
-    if config["vision_cfg"].get("timm_model_name") != HERE:
-        return {}
     vision = config["vision_cfg"] | {"timm_model_name": f"{LOCAL}{folder}"}
     text = config["text_cfg"] | {"hf_model_name": str(folder / config["text_cfg"]["hf_model_name"])}
     for option, part, key in FORCED:
