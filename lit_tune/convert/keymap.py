@@ -26,6 +26,8 @@ TABLES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("vit", "open_clip"): VIT_OPEN_CLIP,
     ("vit", "hf"): VIT_HF,
     ("bert", "hf"): text.BERT_HF,
+    ("bert", "open_clip"): prefixed("text.transformer.", text.BERT_HF),  # where open_clip keeps a transformers model
+    ("nomic_bert", "open_clip"): prefixed("text.transformer.", text.NOMIC_BERT_HF),
     ("nomic_bert", "nomic"): text.NOMIC_BERT_NOMIC,
     ("nomic_bert", "hf"): text.NOMIC_BERT_HF,
     ("clip_text", "hf"): text.CLIP_TEXT_HF,
@@ -77,6 +79,9 @@ _HF_VISION = ("vision_model.*", "visual_projection.*", "logit_scale", "logit_bia
 # that holds two towers the other one, with scale and bias of their loss.
 IGNORED: dict[tuple[str, str], tuple[str, ...]] = {
     ("bert", "hf"): ("pooler.*", "cls.*", "lm_head.*", "embeddings.position_ids"),
+    # in files of ours the projection only makes the cut that the description names
+    ("bert", "open_clip"): ("visual.*", "logit_scale", "logit_bias", "text.proj.weight"),
+    ("nomic_bert", "open_clip"): ("visual.*", "logit_scale", "logit_bias", "text.proj.weight"),
     ("clip_text", "hf"): (*_HF_VISION, "embeddings.position_ids"),
     ("clip_text", "open_clip"): (
         "visual.*", "logit_scale", "logit_bias", "attn_mask",

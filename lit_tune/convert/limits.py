@@ -22,7 +22,7 @@ def refuse(spec: Any, layout: str) -> None:
         return
     found = _REASONS[family, layout](spec)
     if found:
-        do = "export another format" if layout == "timm" else "export --format=timm"
+        do = "export --format=timm" if layout == "nomic" else "export another format"
         raise ConfigError(
             explain(f"{layout} layout", expected="a tower that it can hold", found="; ".join(found), do=do)
         )

@@ -89,6 +89,14 @@ class TextEncoder:
         """Whose names the arrays of its weight file have."""
         return self.description["weights"]["layout"] if "weights" in self.description else LAYOUT
 
+    @property
+    def weights_path(self) -> Path | None:
+        """The tower's weight file, None where it was made from parameters in memory."""
+        if self._folder is None:
+            return None
+        name = self.description["weights"]["file"] if "weights" in self.description else weight_files.FILE
+        return self._folder / Path(name).name
+
     def copy_files(self, target: Path) -> None:
         """Put the tower's own files into a folder, the tokenizer as tokenizer.json, licence texts included."""
         if self.folder is None:
