@@ -1,4 +1,4 @@
-"""Small towers with noise on every weight, as exports are made of, and pictures of all the kinds that loaders differ on."""
+"""Small towers with noise on every weight, to export; and pictures of all the kinds that loaders differ on."""
 
 import dataclasses
 import io

@@ -128,7 +128,8 @@ def test_torch_and_tensorflow_are_imported_nowhere_but_where_peers_are_asked() -
     for name in FILES:
         asks = name in asking
         assert not roots(imports(name, lazy=not asks)) & peers, name
-        assert "transformers" not in roots(imports(name)), f"{name}: lazily, where a tokenizer is made"
+        if name not in modules("integrations"):
+            assert "transformers" not in roots(imports(name)), f"{name}: lazily, where a tokenizer is made"
 
 
 def test_configs_import_only_ml_collections_and_common() -> None:

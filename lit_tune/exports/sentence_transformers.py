@@ -6,7 +6,7 @@ projection); both end in Normalize. `encode(..., truncate_dim=k)` cuts after all
 full width; add `normalize_embeddings=True` for unit vectors.
 
 The two Transformer folders are complete for transformers' `AutoModel`. The picture's gives the vector before the
-projection: transformers builds a timm model without its classifier, and a classifier is what holds a projection in timm.
+projection: transformers builds a timm model without its classifier, and that is what holds a projection in timm.
 """
 
 import dataclasses
