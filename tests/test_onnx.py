@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.export import symbolic_shape
 from small_models import TEXT_SPEC
 
 from lit_tune.errors import ConfigError
@@ -28,7 +29,7 @@ def combine(name: str, a: int, b: int) -> int:
 
 
 def test_sizes_are_read_as_jax_prints_them() -> None:
-    b, s = jax.export.symbolic_shape("batch, sequence")
+    b, s = symbolic_shape("batch, sequence")
     sizes = {b: 3, b * s: 15, b * s + 1: 16, 2 * b * b - s: 13, (b * s) // 4: 3, (b * s) % 4: 3, s - b: 2,
              (b + 1) * (s // 2): 8, jax.core.max_dim(b, s): 5, jax.core.min_dim(b, s): 3}  # fmt: skip
     for size, value in sizes.items():
@@ -78,14 +79,14 @@ def test_without_the_packages_one_line_says_what_to_install(tmp_path: Path, monk
     (lambda x: jax.lax.select_n((x > 0).astype(jnp.int32), x, x, x), "an integer predicate"),
 ])
 def test_what_has_no_form_here_is_refused_by_name(function: object, found: str) -> None:
-    (n,) = jax.export.symbolic_shape("n")
+    (n,) = symbolic_shape("n")
     with pytest.raises(ConfigError, match=found) as error:
         translate(lambda params, x: (function(x),), {}, [Input("x", "float32", (n, 4))], ["y"], OPS)
     assert "\n" not in str(error.value) and error.value.exit_code == 2
 
 
 def test_parameters_stay_named_and_what_is_constant_is_computed() -> None:
-    (n,) = jax.export.symbolic_shape("n")
+    (n,) = symbolic_shape("n")
     params = {"a": {"kernel": np.ones((4, 4), np.float32)}, "unused": np.ones(3, np.float32)}
 
     def function(params: dict, x: jax.Array) -> tuple[jax.Array]:

@@ -21,13 +21,13 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.export import symbolic_shape
 
 from lit_tune import __version__
 from lit_tune.convert import weights
@@ -35,8 +35,10 @@ from lit_tune.errors import ConfigError, explain
 from lit_tune.exports.onnx_graph import Graph, Input, translate
 from lit_tune.exports.onnx_model import session
 from lit_tune.exports.onnx_ops import OPS, OPSET
+from lit_tune.model import EMBED as EMBED_IMAGE
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
+from lit_tune.text.encode import EMBED as EMBED_TEXT
 from lit_tune.tree import Tree
 
 VISION_FILE, TEXT_FILE = "onnx/model.onnx", "onnx/text_model.onnx"
@@ -63,7 +65,7 @@ def export_vision(params: Tree, tower: Tower, path: Path, preprocess: Mapping[st
         ConfigError: no package `onnx`, more than 2 GiB of weights, or an operation that has no form in ONNX here.
     """
     _require()
-    (batch,) = jax.export.symbolic_shape("batch")
+    (batch,) = symbolic_shape("batch")
     pixels = Input("pixel_values", "float32", (batch, 3, *preprocess["image_size"]))
 
     def function(params: Tree, pixel_values: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -86,7 +88,7 @@ def export_text(params: Tree, tower: Tower, path: Path, max_length: int) -> str:
         ConfigError: as `export_vision`, or more tokens than the tower has positions.
     """
     _require()
-    shape = jax.export.symbolic_shape("batch, sequence", constraints=[f"sequence <= {max_length}"])
+    shape = symbolic_shape("batch, sequence", constraints=[f"sequence <= {max_length}"])
     inputs = [Input("input_ids", "int64", shape), Input("attention_mask", "int64", shape)]
 
     def function(params: Tree, ids: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -115,14 +117,13 @@ def check(path: Path, params: Tree, tower: Tower) -> tuple[float, str]:
     sizes = {one.name: one.shape for one in run.get_inputs()}
     if "pixel_values" in sizes:
         given = {"pixel_values": rng.standard_normal((3, *sizes["pixel_values"][1:]), np.float32)}
-        forward = partial(two_towers.embed_image, tower, mean=(), std=())
-        ours = jax.jit(forward)(params, given["pixel_values"].transpose(0, 2, 3, 1))
+        ours = EMBED_IMAGE(tower, params, given["pixel_values"].transpose(0, 2, 3, 1), mean=(), std=())
     else:
         longest = min(17, int(run.get_modelmeta().custom_metadata_map["max_length"]))
         mask = np.arange(longest) < np.array([[longest], [longest - longest // 3], [1]])
         ids = rng.integers(0, tower.spec.vocab_size, (3, longest))
         given = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
-        ours = jax.jit(partial(two_towers.embed_text, tower))(params, *(np.int32(one) for one in given.values()))
+        ours = EMBED_TEXT(tower, params, *(np.int32(one) for one in given.values()))
     theirs = run.run(None, given)[0]
     return float(np.max(np.abs(theirs - np.asarray(ours)))), f"onnxruntime {onnxruntime.__version__}"
 
