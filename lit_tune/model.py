@@ -25,6 +25,7 @@ PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")  # what a picture in me
 SHAPES = (1, 8, 32)  # pictures of the compiled shapes; a query is one picture and need not pay for 32
 BATCH = SHAPES[-1]
 Picture = Image.Image | np.ndarray | str | Path | bytes  # bytes: an encoded picture
+Run = Callable[[Tree, np.ndarray], Any]
 # one for all models of a process: a second one of the same architecture compiles nothing
 EMBED = jax.jit(two_towers.embed_image, static_argnames=("tower", "mean", "std"))
 
@@ -34,7 +35,8 @@ class VisionEncoder:
 
     Args:
         description: of the tower.
-        params: its parameters.
+        params: its parameters; {} for a tower that only runs.
+        run: (params, uint8 pictures) -> unit vectors, where it is not our own forward (an ONNX file).
 
     Attributes:
         description: as given.
@@ -45,7 +47,7 @@ class VisionEncoder:
         image_size: (height, width) in pixels that pictures are brought to.
     """
 
-    def __init__(self, description: dict[str, Any], params: Tree) -> None:
+    def __init__(self, description: dict[str, Any], params: Tree, run: Run | None = None) -> None:
         self.description = description
         self.tower = vision_tower(description)
         self.params = jax.device_put(params)
@@ -53,7 +55,7 @@ class VisionEncoder:
         self.dim = self.tower.spec.dim
         self.image_size = tuple(self.preprocess["image_size"])
         mean, std = (tuple(self.preprocess[name]) for name in ("mean", "std"))
-        self._run = partial(EMBED, self.tower, mean=mean, std=std)
+        self._run = run or partial(EMBED, self.tower, mean=mean, std=std)
 
     def pixels(self, image: Picture) -> UInt8[np.ndarray, "h w 3"]:
         """One picture as the tower sees it, by the description's policy and resize.

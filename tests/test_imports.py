@@ -123,13 +123,13 @@ def test_data_loads_no_jax_but_in_the_loader_and_keymap_loads_no_torch() -> None
 
 def test_torch_and_tensorflow_are_imported_nowhere_but_where_peers_are_asked() -> None:
     peers = {"torch", "tensorflow", "timm", "open_clip", "sentence_transformers", "onnxruntime"}
-    # peers check our exports, a pickle is read by torch, and an integration is imported by the peer's own users
-    asking = {"lit_tune.exports.peers", "lit_tune.convert.pickles", *modules("integrations")}
-    for name in FILES:
-        asks = name in asking
-        assert not roots(imports(name, lazy=not asks)) & peers, name
-        if name not in modules("integrations"):
-            assert "transformers" not in roots(imports(name)), f"{name}: lazily, where a tokenizer is made"
+    # peers check our exports, a pickle is read by torch, an ONNX file run by its runtime
+    asking = {"lit_tune.exports.peers", "lit_tune.convert.pickles", "lit_tune.exports.onnx",
+              "lit_tune.convert.onnx_session"}
+    for name in set(FILES) - set(modules("integrations")):  # which only a peer's own users import
+        assert not roots(imports(name, lazy=name not in asking)) & peers, name
+        assert "transformers" not in roots(imports(name)), f"{name}: lazily, where a tokenizer is made"
+        assert "integrations" not in own(name), f"{name} imports an integration"
 
 
 def test_configs_import_only_ml_collections_and_common() -> None:

@@ -12,8 +12,9 @@ import pytest
 from jax.export import symbolic_shape
 from small_models import TEXT_SPEC
 
+from lit_tune.convert import onnx_session
 from lit_tune.errors import ConfigError
-from lit_tune.exports import onnx as onnx_export, onnx_model
+from lit_tune.exports import onnx as onnx_export
 from lit_tune.exports.onnx_dims import evaluate
 from lit_tune.exports.onnx_graph import Input, translate
 from lit_tune.exports.onnx_ops import OPS
@@ -68,7 +69,7 @@ def test_without_the_packages_one_line_says_what_to_install(tmp_path: Path, monk
     with pytest.raises(ConfigError, match=r"^ONNX: expected the package onnx, found none; pip install 'lit_tune.onnx"):
         onnx_export.export_text(tower.init(jax.random.key(0)), tower, tmp_path / "x.onnx", 8)
     with pytest.raises(ConfigError, match="expected the package onnxruntime"):
-        onnx_model.text_session(tmp_path / "x.onnx")
+        onnx_session.text_session(tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
 
 

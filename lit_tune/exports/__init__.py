@@ -24,7 +24,8 @@ FORMATS = {  # format -> the module whose `write(source, out) -> list[Written]` 
     "timm": "lit_tune.exports.timm",
     "nomic": "lit_tune.exports.nomic",
     "open_clip": "lit_tune.exports.open_clip",
-    "sentence_transformers": "lit_tune.exports.sentence_transformers",
+    "sentence-transformers": "lit_tune.exports.sentence_transformers",
+    "onnx": "lit_tune.exports.onnx_folder",
 }
 
 

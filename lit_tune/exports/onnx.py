@@ -31,9 +31,9 @@ from jax.export import symbolic_shape
 
 from lit_tune import __version__
 from lit_tune.convert import weights
+from lit_tune.convert.onnx_session import session
 from lit_tune.errors import ConfigError, explain
 from lit_tune.exports.onnx_graph import Graph, Input, translate
-from lit_tune.exports.onnx_model import session
 from lit_tune.exports.onnx_ops import OPS, OPSET
 from lit_tune.model import EMBED as EMBED_IMAGE
 from lit_tune.models import two_towers

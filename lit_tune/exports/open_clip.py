@@ -60,12 +60,12 @@ def write(source: Source, out: Path) -> list[Written]:
     write_json(out / CONFIG, config)
     write_json(out / timm.CONFIG, timm.timm_config(spec, vision.preprocess))
     text_folder.write_tokenizer(text.tokenizer, out, text.tokenizer.prefix)
-    (out / TEXT).mkdir(exist_ok=True)
+    text_folder.write_tokenizer(text.tokenizer, out / TEXT)  # without prefix, for `lit_tune.load`
     page = text_folder.config(text.tower.spec, text.tokenizer.pad_id, text.tokenizer.max_length)
     write_json(out / TEXT / "config.json", page)
     return [
         Written("open_clip image tower", "vision", FILE, LAYOUT),
-        Written("open_clip text tower", "text", FILE, LAYOUT, "tokenizer.json"),
+        Written("open_clip text tower", "text", FILE, LAYOUT, f"{TEXT}/tokenizer.json"),
     ]
 
 

@@ -6,6 +6,7 @@ its proof says who was asked and who was not.
 
 import importlib
 import importlib.metadata
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from lit_tune.convert import onnx_session
+from lit_tune.exports import onnx
 from lit_tune.exports.parts import Written
+from lit_tune.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,20 @@ def _timm(folder: Path, written: Written, inputs: Inputs) -> Float[np.ndarray, "
         return model(torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))).numpy()
 
 
+def _onnxruntime(folder: Path, written: Written, inputs: Inputs) -> Float[np.ndarray, "n d"]:
+    """An ONNX file in onnxruntime, fed with the tokens of the tokenizer beside it."""
+    if written.kind == "vision":
+        page = json.loads((folder / onnx.PREPROCESSOR_FILE).read_text())
+        run = onnx_session.vision_session(folder / written.file, page["image_mean"], page["image_std"])
+        return run(None, inputs.pictures)
+    run = onnx_session.text_session(folder / written.file)
+    longest = json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"]
+    tokenizer = Tokenizer((folder / written.tokenizer).parent, "", longest)
+    return np.concatenate([run(None, *tokenizer.pad([ids], len(ids))) for ids in tokenizer(inputs.texts)])
+
+
 PEERS: tuple[Peer, ...] = (
     # `local-dir:` came with 1.0.16 (timm's release notes)
     Peer("timm", "timm", (1, 0, 16), lambda folder, written: written.layout == "timm", _timm),
+    Peer("onnxruntime", "onnxruntime", (1, 12), lambda folder, written: written.layout == "onnx", _onnxruntime),
 )

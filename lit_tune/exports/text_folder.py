@@ -111,6 +111,7 @@ def write_tokenizer(tokenizer: Tokenizer, out: Path, prefix: str = "") -> None:
         tokenizer: of the tower; padding and truncation are left to whoever loads the files.
         prefix: put before every text by the files themselves, for tools that know nothing of prompts.
     """
+    out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out / "tokenizer.json")
     words = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
     if prefix:

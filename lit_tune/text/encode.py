@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lit_tune import __version__
-from lit_tune.convert import described, mapping, weights as weight_files
+from lit_tune.convert import described, mapping, onnx_session, weights as weight_files
 from lit_tune.convert.peer_text import text_spec
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models import two_towers
@@ -42,6 +42,7 @@ class TextEncoder:
         params: the tower's parameters, or a function that reads them.
         tokenizer: with the description's prefix and max_length.
         folder: of the files, for `copy_files`.
+        run: (params, ids, mask) -> unit vectors, where it is not our own forward (an ONNX file).
 
     Attributes:
         description, tokenizer, folder: as given.
@@ -55,6 +56,7 @@ class TextEncoder:
         params: Tree | Callable[[], Tree],
         tokenizer: Tokenizer,
         folder: Path | None = None,
+        run: Callable[[Tree, np.ndarray, np.ndarray], Any] | None = None,
     ) -> None:
         self.description = description
         self.tokenizer = tokenizer
@@ -62,7 +64,7 @@ class TextEncoder:
         self.dim = self.tower.spec.out_dim
         self._params = params
         self.folder = folder
-        self._run = partial(EMBED, self.tower)
+        self._run = run or partial(EMBED, self.tower)
 
     @classmethod
     def from_files(cls, files: TextFiles, text: Any) -> "TextEncoder":
@@ -92,10 +94,10 @@ class TextEncoder:
     @property
     def weights_path(self) -> Path | None:
         """The tower's weight file, None where it was made from parameters in memory."""
-        if self._folder is None:
+        if self.folder is None:
             return None
         name = self.description["weights"]["file"] if "weights" in self.description else weight_files.FILE
-        return self._folder / Path(name).name
+        return self.folder / Path(name).name
 
     def copy_files(self, target: Path) -> None:
         """Put the tower's own files into a folder, the tokenizer as tokenizer.json, licence texts included."""
@@ -254,8 +256,12 @@ def read_folder(folder: Path, description: dict[str, Any]) -> TextEncoder:
     """
     text, facts = description["text"], description["weights"]
     tokenizer = Tokenizer((folder / text["tokenizer"]).parent, text["prefix"], text["max_length"])
+    files = (folder / facts["file"]).parent
+    if facts["layout"] == onnx_session.LAYOUT:
+        run = onnx_session.text_session(described.check_file(folder, facts))
+        return TextEncoder(description, {}, tokenizer, files, run)
     read = partial(described.read_params, folder, facts, text_tower(description).spec)
-    return TextEncoder(description, read, tokenizer, (folder / facts["file"]).parent)
+    return TextEncoder(description, read, tokenizer, files)
 
 
 def _read_params(folder: Path, spec: Any) -> Tree:

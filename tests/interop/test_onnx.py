@@ -20,9 +20,10 @@ from PIL import Image
 from small_models import WORDS, write_tokenizer
 
 from lit_tune import tree
+from lit_tune.convert import onnx_session
 from lit_tune.data.transforms import eval_transform
 from lit_tune.errors import ConfigError
-from lit_tune.exports import onnx as onnx_export, onnx_model
+from lit_tune.exports import onnx as onnx_export
 from lit_tune.exports.onnx_graph import Input, translate
 from lit_tune.exports.onnx_ops import OPS
 from lit_tune.model import EMBED as EMBED_IMAGE
@@ -105,7 +106,7 @@ def test_onnxruntime_gives_our_vectors_of_pictures(name: str, tmp_path: Path) ->
     tower = two_towers.tower_of(VISION[name])
     params, path = noisy(tower), tmp_path / "onnx" / "model.onnx"
     onnx_export.export_vision(params, tower, path, PREPROCESS)
-    embed = onnx_model.vision_session(path, PREPROCESS["mean"], PREPROCESS["std"])
+    embed = onnx_session.vision_session(path, PREPROCESS["mean"], PREPROCESS["std"])
     for count in (1, 3):
         pixels = np.random.default_rng(count).integers(0, 256, (count, 32, 48, 3), np.uint8)
         assert far(embed_image(tower, params, pixels, PREPROCESS), embed({}, pixels)) <= CLOSE
@@ -120,7 +121,7 @@ def test_onnxruntime_gives_our_vectors_of_texts_of_any_length(name: str, tmp_pat
     tower = two_towers.tower_of(TEXT[name])
     params, path = noisy(tower), tmp_path / "text_model.onnx"
     onnx_export.export_text(params, tower, path, 20)
-    embed, rng = onnx_model.text_session(path), np.random.default_rng(0)
+    embed, rng = onnx_session.text_session(path), np.random.default_rng(0)
     for count, length in ((1, 5), (3, 17), (1, 17), (3, 5))[: 4 if name in ("bert mean", "nomic_bert") else 2]:
         ids = rng.integers(0, tower.spec.vocab_size, (count, length)).astype(np.int32)
         mask = (np.arange(length) < np.array([[length], [length // 2], [1]])[:count]).astype(np.int32)
@@ -147,7 +148,7 @@ def test_the_file_has_the_names_that_consumers_ask_for_and_the_same_bytes_each_t
 def test_texts_have_both_outputs_and_free_axes(tmp_path: Path) -> None:
     tower = two_towers.tower_of(BERT)
     onnx_export.export_text(noisy(tower), tower, tmp_path / "text.onnx", 20)
-    run = onnx_model.session(tmp_path / "text.onnx")
+    run = onnx_session.session(tmp_path / "text.onnx")
     assert {one.name: one.shape for one in run.get_inputs()} == {
         "input_ids": ["batch", "sequence"], "attention_mask": ["batch", "sequence"]}  # fmt: skip
     assert {one.name: one.shape for one in run.get_outputs()} == {
@@ -160,7 +161,7 @@ def test_texts_have_both_outputs_and_free_axes(tmp_path: Path) -> None:
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"nonsense")
     with pytest.raises(ConfigError, match="x.onnx: expected an ONNX file"):
-        onnx_model.session(tmp_path / "x.onnx")
+        onnx_session.session(tmp_path / "x.onnx")
 
 
 def picture(folder: Path, number: int, size: tuple[int, int]) -> Path:
@@ -256,7 +257,7 @@ def test_what_towers_are_made_of_keeps_its_numbers(name: str, tmp_path: Path) ->
     graph = translate(function, {}, [Input("x", "float32", (batch, sequence, 8))], ["y"], OPS)
     (out,) = jax.eval_shape(function, {}, jax.ShapeDtypeStruct((2, 5, 8), jnp.float32))
     onnx_export.write(graph, tmp_path / "x.onnx", {"kind": "test"})
-    run = onnx_model.session(tmp_path / "x.onnx")
+    run = onnx_session.session(tmp_path / "x.onnx")
     for shape in ((1, 5, 8), (3, 17, 8)):
         x = np.random.default_rng(shape[0]).standard_normal(shape, np.float32)
         theirs = run.run(None, {"x": x})[0]

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int, UInt8
 
 from lit_tune.errors import ConfigError, explain
 
+LAYOUT = "onnx"  # of weights in a description
+
 
 def session(path: Path) -> Any:
     """The `onnxruntime.InferenceSession` of a file, on the CPU.
