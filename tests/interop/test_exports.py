@@ -1,15 +1,13 @@
 """One exported folder gives our vectors in sentence-transformers, timm, transformers and open_clip."""
 
 import hashlib
-import json
-import os
-import tarfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import open_clip
 import pytest
@@ -22,10 +20,9 @@ from sentence_transformers import SentenceTransformer
 from timm.data import create_transform, resolve_data_config
 
 from lit_tune.convert import mapping, weights
-from lit_tune.evals import retrieval, zero_shot
 from lit_tune.exports import hf
 from lit_tune.exports.parts import Source
-from lit_tune.integrations import clip_benchmark, open_clip as lit_open_clip
+from lit_tune.integrations import open_clip as lit_open_clip
 
 pytestmark = pytest.mark.interop
 CLOSE = 1e-5  # of unit vectors
@@ -113,9 +110,8 @@ def test_transformers_gives_our_vectors_of_pictures_before_the_projection(export
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     pooled = model.eval()(**transformers.AutoImageProcessor.from_pretrained(folder)(photo())).pooler_output
     if given.vision.tower.spec.projects:
-        head = jax.device_get(given.vision.params["head"])
-        bias = head["bias"] if "bias" in head else np.float32(0)
-        pooled = pooled @ torch.from_numpy(head["kernel"]) + torch.tensor(bias)
+        head = {name: torch.tensor(array) for name, array in jax.device_get(given.vision.params["head"]).items()}
+        pooled = pooled @ head["kernel"] + (head["bias"] if "bias" in head else 0)
     assert distance(small.model(given).embed_images([PHOTO]), unit(pooled)) <= CLOSE
 
 
@@ -130,10 +126,13 @@ def test_transformers_gives_the_tokens_of_the_text_tower(export: tuple[Source, P
     assert given_ids["attention_mask"].sum(1).tolist() == [len(one) for one in ids]
     with torch.no_grad():
         theirs = model.eval()(**given_ids).last_hidden_state.numpy()
-    ours = encoder.tower.apply(encoder.params, *encoder.tokenizer.pad(ids, theirs.shape[1]), method="tokens")
+    padded = map(jnp.asarray, encoder.tokenizer.pad(ids, theirs.shape[1]))
+    ours = encoder.tower.apply(encoder.params, *padded, method="tokens")
     for row, one in enumerate(ids):
         np.testing.assert_array_equal(given_ids["input_ids"][row, : len(one)].numpy(), one)
-        assert distance(np.asarray(ours[row, : len(one)]), theirs[row, : len(one)]) <= CLOSE
+        tokens = theirs[row, : len(one)]
+        rms = np.sqrt(np.mean(np.square(tokens)))  # they are not unit vectors
+        assert distance(np.asarray(ours[row, : len(one)]) / rms, tokens / rms) <= CLOSE
 
 
 def test_open_clip_gives_our_vectors_and_scale(
@@ -151,10 +150,10 @@ def test_open_clip_gives_our_vectors_and_scale(
         assert distance(ours.embed_images([PHOTO]), unit(model.encode_image(transform(photo())[None]))) <= CLOSE
         assert distance(ours.embed_texts(texts), unit(model.encode_text(tokenizer(texts)))) <= CLOSE
         facts = given.facts
-        assert float(model.logit_scale) == pytest.approx(facts.get("logit_scale", np.log(1 / 0.07)))
+        assert model.logit_scale.item() == pytest.approx(facts.get("logit_scale", np.log(1 / 0.07)))
         assert (model.logit_bias is None) == ("logit_bias" not in facts)
         if "logit_bias" in facts:
-            assert float(model.logit_bias) == facts["logit_bias"]
+            assert model.logit_bias.item() == facts["logit_bias"]
 
 
 def test_open_clip_options_still_reach_a_folder_of_ours(tmp_path: Path) -> None:
@@ -195,57 +194,3 @@ def test_every_written_file_reads_back_as_our_own_parameters(export: tuple[Sourc
         tower = towers[part.kind]
         read = mapping.from_peer(weights.read(tmp_path / "again" / part.file), tower.tower.spec, part.layout)
         jax.tree.map(np.testing.assert_array_equal, read, jax.device_get(tower.params))
-
-
-# clip_benchmark
-
-CAPTIONS = ["a cat", "a dog", "red cats", "red dogs", "big cats", "big dogs", "the red mat", "the big mat",
-            "a cat on the mat", "a dog on the mat", "big red cats", "big red dogs on a mat"]  # fmt: skip
-CLASSES, TEMPLATES = ["cat", "dog", "mat", "query", "red mat"], ["a {c}", "the big {c}"]
-
-
-def write_webdataset(root: Path, task: str) -> list[bytes]:
-    """clip_benchmark's layout with 48 pictures; their bytes in order."""
-    pictures = [small.saved(small.photo(33 + i, 61 - i, seed=i), "PNG") for i in range(48)]
-    (root / "test").mkdir(parents=True)
-    with tarfile.open(root / "test" / "0.tar", "w") as tar:
-        for i, picture in enumerate(pictures):
-            label = ("cls", str(i % 5)) if task == "zeroshot_classification" else (
-                "txt", f"{CAPTIONS[i % 12]} {CAPTIONS[(i // 12) * 3]}")
-            for suffix, data in (("png", picture), (label[0], label[1].encode())):
-                info = tarfile.TarInfo(f"{i:03}.{suffix}")
-                info.size = len(data)
-                tar.addfile(info, BytesIO(data))
-    (root / "test" / "nshards.txt").write_text("1")
-    (root / "classnames.txt").write_text("\n".join(CLASSES))
-    (root / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES))
-    if task == "zeroshot_retrieval":
-        (root / "dataset_type.txt").write_text("retrieval")
-    return pictures
-
-
-@pytest.mark.parametrize("task", ["zeroshot_classification", "zeroshot_retrieval"])
-def test_clip_benchmark_gives_our_scores(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = TOWERS["nomic"](tmp_path / "text")
-    hf.write(given, tmp_path / "out")
-    pictures = write_webdataset(tmp_path / "data" / "wds_toy", task)
-    words = ["clip_benchmark", "eval", "--model", f"local-dir:{tmp_path / 'out'}", "--pretrained", "", "--dataset",
-             "wds/toy", "--dataset_root", f"{tmp_path}/data/wds_{{dataset_cleaned}}", "--task", task, "--no_amp",
-             "--num_workers", "0", "--recall_k", "1", "5", "10", "--output", str(tmp_path / "scores.json")]  # fmt: skip
-    monkeypatch.setattr("sys.argv", words)
-    clip_benchmark.main()
-    theirs = json.loads((tmp_path / "scores.json").read_text())["metrics"]
-    ours = small.model(given)
-    zimg = ours.embed_images(pictures)
-    if task == "zeroshot_classification":
-        classes = zero_shot.class_vectors(ours.embed_texts, CLASSES, [t.replace("{c}", "{}") for t in TEMPLATES])
-        scores = zero_shot.zero_shot(zimg, classes, np.arange(48) % 5)
-        wanted = {"acc1": scores["top1"], "acc5": scores["top5"], "mean_per_class_recall": scores["mean_per_class"]}
-    else:
-        texts = [f"{CAPTIONS[i % 12]} {CAPTIONS[(i // 12) * 3]}" for i in range(48)]
-        assert len(set(texts)) == 48
-        scores = retrieval.retrieval(zimg, ours.embed_texts(texts), np.arange(48), np.arange(48))
-        wanted = {name: scores[name] for name in theirs}
-        assert len(wanted) == 6
-    assert theirs == pytest.approx(wanted, abs=1e-3)
-    assert 0 < min(v for v in wanted.values()) and os.path.getsize(tmp_path / "scores.json")
