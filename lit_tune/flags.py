@@ -104,12 +104,14 @@ class EvalFlags:
 
 @dataclasses.dataclass(frozen=True)
 class EmbedFlags:
-    """Embed pictures or texts into an .npz of ids and unit vectors."""
+    """Embed pictures or texts into a file of ids and unit vectors; killed, the same command goes on."""
 
     model: str = flag("a run's folder or an export", form="DIR", required=True)
     images: str | None = flag("pictures: a glob, a folder or shards", form="GLOB_OR_TAR")
     texts: str | None = flag("texts: a file with one on each line", form="FILE")
-    out: str = flag("the file to write", form="X.npz", required=True)
+    prompt: str | None = flag("put before every text; the tower's own prefix if absent", form="TEXT")
+    out: str = flag("the file to write, .npz or .parquet", form="X.npz", required=True)
+    restart: bool = flag("begin anew where another collection or model is half done", False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +119,7 @@ class SearchFlags:
     """Show the nearest pictures of an embedded collection to words or to a picture."""
 
     model: str = flag("a run's folder or an export", form="DIR", required=True)
-    index: str = flag("what `embed` wrote", form="X.npz", required=True)
+    index: str = flag("what `embed` wrote, .npz or .parquet", form="X.npz", required=True)
     html: str | None = flag("write the result as a page too", form="FILE")
     top: int = flag("how many to show", 5, read=whole, form="N")
     args: tuple[str, ...] = flag("the words, or the path of a picture", (), form="WORDS_OR_PICTURE")

@@ -5,7 +5,6 @@ import html
 import io
 import sys
 import tarfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from lit_tune import cli
 if __name__ == "__main__":
     cli.answer_help("search")  # before anything below imports jax
 
-from lit_tune import config as config_lib, console, tower  # noqa: E402
+from lit_tune import config as config_lib, console, tower, vector_files  # noqa: E402
 from lit_tune.errors import ConfigError, explain  # noqa: E402
 from lit_tune.flags import SearchFlags  # noqa: E402
+from lit_tune.vector_files import Index  # noqa: E402
 
 THUMBNAIL = 192  # pixels, the longer side, on the page
 
@@ -32,15 +32,17 @@ def main(argv: Sequence[str]) -> int:
     if not query or flags.top < 1:
         raise ConfigError(explain("search", expected='"words" or a picture, and --top of at least 1',
                                   found=f"{query!r} and {flags.top}", do="write what to look for"))
-    ids, vectors = read_index(Path(flags.index).expanduser())
+    index = Index(Path(flags.index).expanduser())
     console.quiet_dependencies()
     model = tower.load(flags.model)
-    if vectors.shape[1] != model.dim:
+    if index.dim != model.dim:
         raise ConfigError(explain(f"--index {flags.index}", expected=f"vectors of {model.dim} numbers",
-                                  found=vectors.shape[1], do="embed the collection with this model"))
+                                  found=index.dim, do="embed the collection with this model"))
     is_picture = len(flags.args) == 1 and _is_file(query)
     wanted = model.embed_images([Path(query).expanduser()]) if is_picture else model.embed_texts([query])
-    found = [(ids[row], score) for row, score in nearest(wanted[0], vectors, flags.top)]
+    rows = nearest(wanted[0], index, flags.top)
+    ids = vector_files.names(index, [row for row, _ in rows])
+    found = [(name, score) for name, (_, score) in zip(ids, rows, strict=True)]
     for rank, (name, score) in enumerate(found, 1):
         print(f"{rank:>3}  {score:+.4f}  {name}")
     if flags.html:
@@ -56,36 +58,15 @@ def _is_file(query: str) -> bool:
         return False
 
 
-def read_index(path: Path) -> tuple[list[str], Float[np.ndarray, "n d"]]:
-    """(ids, unit vectors) of a file that `lit-tune embed` wrote.
-
-    Raises:
-        ConfigError: no such file, or not such a file.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            ids, vectors = file["ids"], file["embeddings"]
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else "another file"
-        raise _wrong_index(path, found) from error
-    if ids.ndim != 1 or vectors.ndim != 2 or len(ids) != len(vectors) or vectors.dtype != np.float32:
-        raise _wrong_index(path, f"ids {ids.shape} and {vectors.dtype} embeddings {vectors.shape}")
-    return [str(name) for name in ids], vectors
-
-
-def _wrong_index(path: Path, found: str) -> ConfigError:
-    """The error of an index that is none."""
-    return ConfigError(explain(f"--index {path}", expected="an .npz with ids (n,) and float32 embeddings (n, d)",
-                               found=found, do="make it with `lit-tune embed --out=X.npz`"))
-
-
-def nearest(
-    wanted: Float[np.ndarray, " d"], vectors: Float[np.ndarray, "n d"], top: int
-) -> list[tuple[int, float]]:
+def nearest(wanted: Float[np.ndarray, " d"], index: Index, top: int) -> list[tuple[int, float]]:
     """(row, cosine) of the `top` nearest rows, best first; equal ones in their order in the file."""
-    scores = vectors @ wanted  # (n,)
-    order = np.argsort(-scores, kind="stable")[:top]
-    return [(int(row), float(scores[row])) for row in order]
+    rows, scores = np.empty(0, np.int64), np.empty(0, np.float32)
+    for start, vectors in index.blocks():
+        scores = np.concatenate([scores, vectors @ wanted])
+        rows = np.concatenate([rows, np.arange(start, start + len(vectors))])
+        best = np.argsort(-scores, kind="stable")[:top]  # rows of earlier blocks stand first
+        rows, scores = rows[best], scores[best]
+    return list(zip(rows.tolist(), scores.tolist(), strict=True))
 
 
 def write_page(path: Path, query: str, found: list[tuple[str, float]]) -> None:
