@@ -1,7 +1,7 @@
 """What a command line means by pictures or by texts: streamed in a fixed order, never held, and known by a digest.
 
-Both kinds have `count` (None where only reading would tell), `size` (bytes or lines, what `place` counts up to), `digest`
-and `stream(start)`. The same files in the same order have the same digest.
+Both kinds have `count` (None where only reading would tell), `size` (bytes or lines, what `place` counts up to),
+`digest` and `stream(start)`. The same files in the same order have the same digest.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
 """Vectors of a collection as they come, on disk: what a killed `lit-tune embed` goes on from.
 
 `OUT.partial/` holds manifest.json (what is embedded, by which model), vectors.f32 and ids.jsonl (both only grow), and
-progress.json, which alone says how much of them counts. It is replaced by rename after the data is on disk, so the folder
-is whole at any moment; what a killed process wrote beyond it is cut off. Vectors are added for the same ranges of inputs
-however often it was killed, and a range is one call of the model, so the result does not depend on where.
+progress.json, which alone says how much of them counts. It is replaced by rename after the data is on disk, so the
+folder is whole at any moment; what a killed process wrote beyond it is cut off. Vectors are added for the same ranges
+of inputs however often it was killed, and a range is one call of the model, so the result does not depend on where.
 """
 
 import json

@@ -129,7 +129,7 @@ def test_torch_and_tensorflow_are_imported_nowhere_but_where_peers_are_asked() -
     for name in set(FILES) - set(modules("integrations")):  # which only a peer's own users import
         assert not roots(imports(name, lazy=name not in asking)) & peers, name
         assert "transformers" not in roots(imports(name)), f"{name}: lazily, where a tokenizer is made"
-        assert "integrations" not in own(name), f"{name} imports an integration"
+        assert name == "lit_tune.exports.peers" or "integrations" not in own(name), f"{name} imports an integration"
 
 
 def test_configs_import_only_ml_collections_and_common() -> None:

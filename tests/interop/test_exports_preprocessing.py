@@ -1,4 +1,4 @@
-"""Each tool's own preparation of pictures against ours: equal to the last bit but where the table of differences says."""
+"""Each tool's own preparation of pictures against ours: equal to the last bit but where the table says."""
 
 from collections.abc import Callable
 from io import BytesIO
