@@ -193,6 +193,38 @@ def test_fastembed_gives_our_vectors_of_pictures(resize: str, size: list[int], d
     assert far(embed_image(tower, params, pixels, preprocess), theirs) <= CLOSE
 
 
+def pixels_of_both(name: str, folder: Path, path: Path, how: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Ours and a transformers processor's of one picture, 0 to 255, (h, w, 3)."""
+    import transformers
+
+    preprocess = PREPROCESS | how
+    page = onnx_export.preprocessor_config(preprocess)
+    (folder / onnx_export.PREPROCESSOR_FILE).write_text(json.dumps(page))
+    processor = getattr(transformers, name).from_pretrained(str(folder))
+    theirs = np.asarray(processor(Image.open(path), return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
+    filters = {key: preprocess[key] for key in ("interpolation", "crop_pct") if key in preprocess}
+    size = tuple(preprocess["image_size"])
+    ours = eval_transform(path.read_bytes(), size, "reference", preprocess["resize"], **filters)
+    return ours, 255 * (theirs * np.array(preprocess["std"]) + np.array(preprocess["mean"]))
+
+
+SQUARE = {"resize": "shortest", "image_size": [32, 32]}
+
+
+@pytest.mark.parametrize("name, levels", [("CLIPImageProcessorPil", 1e-4), ("CLIPImageProcessor", 1.001)])
+def test_transformers_prepares_pictures_as_we_do(name: str, levels: float, tmp_path: Path) -> None:
+    for how in ({"resize": "squash"}, SQUARE, SQUARE | {"crop_pct": 0.88, "interpolation": "bilinear"}):
+        for number, size in enumerate([(48, 48), (96, 64), (40, 100)]):
+            path = picture(tmp_path, number, size)
+            assert far(*pixels_of_both(name, tmp_path, path, how)) <= levels
+
+
+def test_transformers_cuts_an_odd_margin_one_pixel_further_left_and_up(tmp_path: Path) -> None:
+    path = picture(tmp_path, 0, (48, 48))
+    ours, theirs = pixels_of_both("CLIPImageProcessorPil", tmp_path, path, SQUARE | {"crop_pct": 0.9})
+    assert far(ours, theirs) > 1 and far(ours[:-1, :-1], theirs[1:, 1:]) <= 1e-4
+
+
 def test_fastembed_gives_our_vectors_of_texts(tmp_path: Path) -> None:
     spec = dataclasses.replace(BERT, layer_norm=True, dim=24)
     tower = two_towers.tower_of(spec)
