@@ -76,7 +76,7 @@ def load(folder: Path) -> tuple[Tree, Eva02Spec, dict[str, Any]]:
         ConfigError: not such a folder, or options that our tower does not have.
     """
     config = weights.read_config(folder / CONFIG)
-    named = weights.read(folder)
+    named = _norm_where_timm_puts_it(weights.read(folder))
     spec = vision_spec(config, "timm")
     if spec.projects and not np.any(named["head.bias"]):
         spec = replace(spec, embed_bias=False)  # timm's classifier always has a bias: zeros say that ours has none
@@ -85,6 +85,17 @@ def load(folder: Path) -> tuple[Tree, Eva02Spec, dict[str, Any]]:
     if spec.image_size != tuple(preprocess["image_size"]):
         spec = replace(spec, image_size=tuple(preprocess["image_size"]), pos_embed_grid=spec.table_grid)
     return mapping.from_peer(named, spec, "timm"), spec, preprocess
+
+
+def _norm_where_timm_puts_it(named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Files of masked-image modelling hold the norm on tokens; timm pools these towers before it, under another name.
+
+    Source: timm models/eva.py `checkpoint_filter_fn`, which tells such files by their mask token.
+    """
+    if "mask_token" not in named:
+        return named
+    return {name.replace("norm.", "fc_norm.", 1) if name.startswith("norm.") else name: array
+            for name, array in named.items()}
 
 
 def _preprocess(pretrained: Mapping[str, Any], spec: Eva02Spec) -> dict[str, Any]:
