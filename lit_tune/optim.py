@@ -82,7 +82,7 @@ def lr_scale(name: str, depth: int, layer_decay: float) -> float:
         layer_decay: in (0, 1]; 1 trains all layers at one rate.
 
     Source: BEiT optim_factory.py; timm 1.0.31 optim/_param_groups.py `param_groups_layer_decay` with the groups of
-    models/eva.py.
+    models/eva.py, which differ in one point: there a final norm on tokens has the rate of the last block.
     """
     block = re.match(r"image/blocks/(\d+)/", name)
     layer = int(block[1]) + 1 if block else 0 if _is_stem(name) else depth + 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from lit_tune import config as config_lib, config_check, errors
+from lit_tune import config as config_lib, config_check, config_start, errors
 
 GOLDEN = Path(__file__).parent / "golden" / "configs"
 SPECS = ["quickstart", "quickstart:dev", "finetune", "nomic_embed_vision_v1_5", "nomic_embed_vision_v1_5:best",
@@ -74,7 +74,7 @@ def test_finetune_starts_from_the_quick_starts_tower_and_text() -> None:
     mine, quick = config_lib.load("finetune"), config_lib.load("quickstart")
     towers = [config_lib.resolved(config)["vision"] for config in (mine, quick)]
     for tower in towers:
-        del tower["patch_dropout"]  # how a run treats the tower, not what it is
+        del tower["patch_dropout"], tower["init_spec"]  # how a run treats the tower, not what it is
     assert towers[0] == towers[1]
     assert config_lib.resolved(mine)["text"] == config_lib.resolved(quick)["text"]
 
@@ -91,6 +91,13 @@ def test_every_number_has_a_range_and_every_name_its_choices() -> None:
                if not isinstance(value, bool | str) and not (isinstance(value, tuple) and value[:1] in ((), ("{}",)))}
     assert numbers == set(config_check.RANGES)
     assert set(config_check.CHOICES) <= set(values)
+
+
+def test_keys_of_a_start_are_keys_that_exist_and_no_part_of_the_tower() -> None:
+    from lit_tune.models import two_towers
+
+    vision = config_lib.load("quickstart").vision
+    assert set(config_start.OWN) - {"embed_dim"} == set(two_towers.RUN_KEYS) < set(vision)
 
 
 def test_names_that_are_accepted_are_names_that_exist() -> None:
@@ -125,6 +132,9 @@ def test_overrides_take_the_type_of_the_key() -> None:
     ("optim.warmup_steps", "1_000_000", "fewer than total_steps"), ("eval.templates", "a photo", "{} where"),
     ("eval.sets", "unnamed", "name=shards or folder"), ("eval.best_metric", "val/none/x", "val/SET/metric"),
     ("mesh.fsdp", "-1", "at most one"), ("loss.logit_scale_max", "0.5", "at least 1"), ("text.sha256", "12", "64 hex"),
+    ("vision.init_resample", "nearest", "bicubic | pinv"), ("optim.layer_decay", "0", "(0, 1]"),
+    ("vision.freeze_blocks", "5", "at most the depth 4"), ("vision.freeze_blocks", "-2", "[-1, inf)"),
+    ("vision.freeze_blocks", "-1", "0 without vision.init_from"),
     ("data.crop_scale", "(1, 0.5)", "low <= high"), ("text.source", "live", "loss.extra_negatives"),
 ])
 def test_check_refuses_and_says_what_to_do(key: str, value: str, says: str) -> None:
