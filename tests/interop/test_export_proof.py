@@ -25,7 +25,7 @@ ASKED = {
 
 @pytest.mark.parametrize("changes, text", [(OWN_GRID, small.bert), ({}, small.nomic_bert)])
 def test_every_reader_of_the_default_export_is_asked_and_agrees(changes: dict, text: Any, tmp_path: Path) -> None:
-    given = small.source(small.vision(**changes), text(tmp_path / "text", "query: "))
+    given = small.source(small.vision(**changes), text(tmp_path / "text", "query: "), kind="import")
     proof = exports.export(given, "hf", tmp_path / "out")
     found = {one["what"]: {check["who"].split()[0] for check in one["checked_by"]} for one in proof["checks"]}
     assert found == ASKED
@@ -38,7 +38,8 @@ def test_every_reader_of_the_default_export_is_asked_and_agrees(changes: dict, t
 def test_load_reads_what_export_writes_in_every_format(format: str, tmp_path: Path) -> None:
     nomic = {"pool": "nomic", "key_bias": True, "qkv_fused": True, "final_norm": False, "sub_ln_eps": 1e-5,
              "mlp_dim": 256, "pool_mlp_dim": 256}  # fmt: skip
-    given = small.source(small.vision(**(nomic if format == "nomic" else OWN_GRID)), small.bert(tmp_path / "t", "a "))
+    changes = nomic if format == "nomic" else OWN_GRID
+    given = small.source(small.vision(**changes), small.bert(tmp_path / "t", "a "), kind="import")
     exports.export(given, format, tmp_path / "out")
     ours, model = small.model(given), lit_tune.load(tmp_path / "out")
     picture = small.saved(small.photo(40, 50), "PNG")
