@@ -135,6 +135,9 @@ class ImportFlags:
     revision: str = flag("commit of the hub, for a hub id", "", form="SHA")
     model_config: str = flag("the peer's config, if it does not lie beside the weights", "", form="JSON")
     tower: str = flag("vision or text, where the weights hold both", "all", form="KIND")
+    image_size: int | None = flag("bring an image tower to another picture size, pixels", read=positive, form="N")
+    patch_size: int | None = flag("bring an image tower to another patch size, pixels", read=positive, form="N")
+    resample: str = flag("how: bicubic (as the paper's start was made) | pinv (timm's way)", "bicubic", form="NAME")
     pool: str | None = flag("mean | cls | last, of a text tower; CLIP and SigLIP have their own rule", form="NAME")
     layer_norm: bool | None = flag(
         "LayerNorm without affine on the pooled text vector", read=truth, form="true|false")

@@ -1,5 +1,6 @@
 """A peer's weights into a folder of ours: every array checked against its config before anything is written."""
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 from lit_tune import description, fetch, tree
 from lit_tune.convert import mapping, peer_files, pickles, sources, weights
+from lit_tune.convert.adapt import adapt, at_image_size
 from lit_tune.convert.peer_text import text_spec
 from lit_tune.convert.peer_vision import vision_spec
 from lit_tune.errors import ConfigError, explain
@@ -91,17 +93,31 @@ def _check_folder(out: Path, wanted: tuple[str, ...]) -> None:
 
 def _vision(flags: ImportFlags, found: sources.Found, config: Mapping[str, Any], named: dict) -> Imported:
     """The vision tower."""
-    spec = vision_spec(config, flags.from_)
+    spec = vision_spec(config, flags.from_, named)
     params = mapping.from_peer(named, spec, flags.from_)
     preprocess = peer_files.preprocess(found.folder, config, flags.from_, spec.image_size)
+    spec = at_image_size(spec, preprocess["image_size"])
+    if flags.image_size or flags.patch_size:
+        size = (flags.image_size,) * 2 if flags.image_size else spec.image_size
+        patch = flags.patch_size or spec.patch_size
+        target = dataclasses.replace(spec, image_size=size, patch_size=patch, pos_embed_grid=(0, 0))
+        params, spec = adapt(params, spec, target, _resampling(flags.resample)), target
+        preprocess |= {"image_size": list(size)}
     page = description.vision_description(spec, preprocess) | {"source": _source(flags, found)}
     return Imported("vision", spec, params, page)
+
+
+def _resampling(how: str) -> str:
+    """The word itself, if it is one."""
+    if how not in ("bicubic", "pinv"):
+        raise ConfigError(explain("--resample", expected="bicubic | pinv", found=how, do="choose one"))
+    return how
 
 
 def _text(flags: ImportFlags, found: sources.Found, config: Mapping[str, Any], named: dict) -> Imported:
     """The text tower: pooling, prefix and longest text from the flags, else from what is known of it."""
     facts = _text_facts(flags, found.folder)
-    spec = text_spec(config, flags.from_, pool=facts["pool"], layer_norm=facts["layer_norm"])
+    spec = text_spec(config, flags.from_, pool=facts["pool"], layer_norm=facts["layer_norm"], names=named)
     params = mapping.from_peer(named, spec, flags.from_)
     folder = Path(flags.tokenizer).expanduser() if flags.tokenizer else found.folder
     longest = encode.token_limit(spec)

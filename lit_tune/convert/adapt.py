@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -48,6 +49,13 @@ def adapt(params: Tree, spec: Any, target_spec: Any, how: str = "bicubic") -> Tr
     _leave_out(named, wanted, same_pool=spec.pool == target_spec.pool)
     _add(named, wanted, target_spec)
     return unflatten({name: named[name] for name in wanted})
+
+
+def at_image_size(spec: Any, image_size: Sequence[int]) -> Any:
+    """The spec of the same tower that is shown pictures of another size: its stored position table stays as it is."""
+    if spec.image_size == tuple(image_size):
+        return spec
+    return dataclasses.replace(spec, image_size=tuple(image_size), pos_embed_grid=spec.table_grid)
 
 
 def _check_trunk(spec: Any, target: Any) -> None:

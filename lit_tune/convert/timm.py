@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lit_tune.convert import mapping, weights
+from lit_tune.convert.adapt import at_image_size
 from lit_tune.convert.peer_files import timm_preprocess
 from lit_tune.convert.peer_timm import timm_spec
 from lit_tune.models.vision import VisionSpec
@@ -28,6 +29,5 @@ def load(folder: Path) -> tuple[Tree, VisionSpec, dict[str, Any]]:
         spec = replace(spec, embed_bias=False)  # timm's classifier always has a bias: zeros say that ours has none
     pretrained = config["pretrained_cfg"] if "pretrained_cfg" in config else {}
     preprocess = timm_preprocess(pretrained, spec.image_size)
-    if spec.image_size != tuple(preprocess["image_size"]):
-        spec = replace(spec, image_size=tuple(preprocess["image_size"]), pos_embed_grid=spec.table_grid)
+    spec = at_image_size(spec, preprocess["image_size"])
     return mapping.from_peer(named, spec, "timm"), spec, preprocess

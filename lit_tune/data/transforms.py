@@ -164,7 +164,7 @@ def _fit(
 ) -> Image.Image:
     """`image`, still in its own mode, brought to (height, width)."""
     height, width = image_size
-    tall, wide = (math.floor(side / crop_pct) for side in image_size)
+    tall, wide = (math.floor(side / crop_pct + 1e-9) for side in image_size)  # 32 / (32 / 36) must be 36
     size = (wide, tall) if resize == "squash" else _covering_size(image.size, wide, tall)
     image = image.resize(size, resample)
     left = round((image.width - width) / 2)  # Python's round: .5 goes to even, as torchvision does

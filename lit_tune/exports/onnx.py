@@ -145,7 +145,7 @@ def preprocessor_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:
     """
     height, width = preprocess["image_size"]
     crop_pct = preprocess["crop_pct"] if "crop_pct" in preprocess else 1.0  # as `description.vision_description`
-    tall, wide = (math.floor(side / crop_pct) for side in (height, width))
+    tall, wide = (math.floor(side / crop_pct + 1e-9) for side in (height, width))
     shortest = preprocess["resize"] == "shortest"
     if shortest and height != width:
         raise ConfigError(explain(PREPROCESSOR_FILE, expected="a square image, or resize squash",
