@@ -155,7 +155,7 @@ def test_the_clip_vit_b_16_of_transformers_config_is_the_one_of_open_clips() -> 
     cfg = {"image_size": 224, "layers": 12, "width": 768, "patch_size": 16}
     ours = peer_vision.vision_spec({"embed_dim": 512, "quick_gelu": True, "vision_cfg": cfg}, "open_clip")
     assert dataclasses.replace(hf, norm_after_pool=False) == ours
-    assert tree.count(convert.tower_of(ours).abstract()) == 86_192_640  # of clip.load("ViT-B/16").visual
+    assert tree.count(convert.tower_of(ours).abstract()) == 86_192_640  # of open_clip's ViT-B-16-quickgelu .visual
 
 
 def test_a_sparse_siglip_config_takes_the_defaults_of_its_class() -> None:
