@@ -19,7 +19,8 @@ from lit_tune.convert import resample, timm
 from lit_tune.convert.adapt import adapt
 from lit_tune.errors import ConfigError
 from lit_tune.models import two_towers
-from lit_tune.models.eva02 import Eva02Spec, resample_positions
+from lit_tune.models.eva02 import Eva02Spec
+from lit_tune.models.vision import resample_positions
 
 SPEC = Eva02Spec(
     image_size=(28, 28), patch_size=14, width=16, depth=2, num_heads=2, mlp_dim=32, qkv_fused=False, qkv_bias=True,
