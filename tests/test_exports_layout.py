@@ -12,7 +12,7 @@ import tokenizers
 
 from lit_tune.convert import mapping, weights
 from lit_tune.errors import ConfigError
-from lit_tune.exports import hf, open_clip, preprocessing, sentence_transformers
+from lit_tune.exports import hf, onnx, open_clip, preprocessing, sentence_transformers
 from lit_tune.models.nomic_bert import NomicBertSpec
 
 FILES = {  # of a nomic-embed-text tower with a projected image tower
@@ -32,13 +32,18 @@ def page(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def test_the_default_folder_holds_one_file_each_for_what_its_loaders_look_for(tmp_path: Path) -> None:
+def test_the_default_folder_holds_one_file_each_for_what_its_loaders_look_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnx, "available", lambda: "the package onnx is not installed")
     given = small.source(small.vision(embed_dim=8), small.nomic_bert(tmp_path / "text", dim=8), logit_scale=3.5)
     written = hf.write(given, tmp_path / "out")
     found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert found == FILES
     both = 2 * ["open_clip_model.safetensors"]
-    assert [part.file for part in written] == ["text_0_Transformer/model.safetensors", *both]
+    alone = [f"{name}_0_Transformer/model.safetensors" for name in ("text", "image")]
+    assert [part.file for part in written] == alone + both
+    assert "the ONNX files are left out: the package onnx is not installed" in capsys.readouterr().err
     for part in written:
         tower = given.vision if part.kind == "vision" else given.text
         read = mapping.from_peer(weights.read(tmp_path / "out" / part.file), tower.tower.spec, part.layout)

@@ -63,6 +63,11 @@ def _eva02_not_in_timm(spec: Any) -> list[str]:
     })  # fmt: skip
 
 
+def _eva02_not_in_open_clip(spec: Any) -> list[str]:
+    # a timm tower inside, and timm knows an open_clip file by its position embedding
+    return _eva02_not_in_timm(spec) + ([] if spec.pos_embed else ["no position embedding"])
+
+
 def _vit_not_in_timm(spec: Any) -> list[str]:
     eps = _eps_of(spec)
     return _true({
@@ -143,7 +148,7 @@ def _not_in_nomic(spec: Any) -> list[str]:
 
 _REASONS = {
     ("eva02", "timm"): _eva02_not_in_timm,
-    ("eva02", "open_clip"): _eva02_not_in_timm,  # a timm tower inside
+    ("eva02", "open_clip"): _eva02_not_in_open_clip,
     ("eva02", "nomic"): _not_in_nomic,
     ("vit", "timm"): _vit_not_in_timm,
     ("vit", "open_clip"): _vit_not_in_open_clip,

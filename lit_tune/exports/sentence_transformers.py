@@ -6,10 +6,10 @@ projection); both end in Normalize. `encode(..., truncate_dim=k)` cuts after all
 full width; add `normalize_embeddings=True` for unit vectors.
 
 The two Transformer folders are complete for transformers' `AutoModel`. The picture's gives the vector before the
-projection: transformers builds a timm model without its classifier, and that is what holds a projection in timm.
+projection there: transformers builds a timm model without its classifier, and that is what holds a projection in timm,
+which therefore stands in the Dense module too. timm itself gives the whole vector from the picture's folder.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from lit_tune.exports import text_folder, timm
 from lit_tune.exports.parts import Source, Written
 from lit_tune.exports.text_folder import write_json
 from lit_tune.text.encode import TextEncoder
-from lit_tune.tree import Tree
 
 TEXT, IMAGE = "text_0_Transformer", "image_0_Transformer"
 MODULES = "sentence_transformers.base.modules"
@@ -45,10 +44,10 @@ def write(source: Source, out: Path) -> list[Written]:
     text, layout = _write_text(source.text, out)
     image = _write_image(source, out)
     _write_root(source.text.tokenizer.prefix, {"text": text, "image": image}, out)
-    written = [Written("transformers text tower", "text", f"{TEXT}/{weights.FILE}", layout, f"{TEXT}/tokenizer.json")]
-    if len(image) == 1:  # otherwise it is a tower without its projection, not the one that is described
-        written.append(Written("timm image tower", "vision", f"{IMAGE}/{weights.FILE}", "timm"))
-    return written
+    return [
+        Written("transformers text tower", "text", f"{TEXT}/{weights.FILE}", layout, f"{TEXT}/tokenizer.json"),
+        Written("timm image tower", "vision", f"{IMAGE}/{weights.FILE}", "timm"),
+    ]
 
 
 def _write_text(encoder: TextEncoder, out: Path) -> tuple[list[str], str]:
@@ -80,16 +79,9 @@ def _write_image(source: Source, out: Path) -> list[str]:
         names.append("image_1_Dense")
         head = params["head"]
         _write_dense(out / names[-1], head["kernel"].T, head["bias"] if "bias" in head else None)
-        spec, params = without_projection(spec, params)
     timm.export(params, spec, source.vision.preprocess, out / IMAGE)
     _write_transformer(out / IMAGE, "image", "pooler_output", "sentence_embedding")
     return names
-
-
-def without_projection(spec: Any, params: Tree) -> tuple[Any, Tree]:
-    """(spec, params) of the same image tower that ends in its pooling."""
-    bare = dataclasses.replace(spec, embed_dim=0, embed_bias=False)
-    return bare, {name: part for name, part in params.items() if name != "head"}
 
 
 def _write_transformer(folder: Path, modality: str, output: str, feature: str) -> None:

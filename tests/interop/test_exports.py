@@ -107,7 +107,9 @@ def test_transformers_gives_our_vectors_of_pictures_before_the_projection(export
     given, folder = export
     folder = folder / "image_0_Transformer"
     model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert not info["missing_keys"] and not info["mismatched_keys"]
+    unused = {"head.weight", "head.bias"} if given.vision.tower.spec.projects else set()  # told, not silently dropped
+    assert {key.removeprefix("timm_model.") for key in info["unexpected_keys"]} == unused
     pooled = model.eval()(**transformers.AutoImageProcessor.from_pretrained(folder)(photo())).pooler_output
     if given.vision.tower.spec.projects:
         head = {name: torch.tensor(array) for name, array in jax.device_get(given.vision.params["head"]).items()}
@@ -191,6 +193,8 @@ def test_every_written_file_reads_back_as_our_own_parameters(export: tuple[Sourc
     given, _ = export
     towers = {"vision": given.vision, "text": given.text}
     for part in hf.write(given, tmp_path / "again"):
+        if part.layout == "onnx":  # which its runtime reads: test_export_proof.py
+            continue
         tower = towers[part.kind]
         read = mapping.from_peer(weights.read(tmp_path / "again" / part.file), tower.tower.spec, part.layout)
         jax.tree.map(np.testing.assert_array_equal, read, jax.device_get(tower.params))
