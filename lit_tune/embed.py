@@ -173,8 +173,8 @@ def finish(out: Path, work: Unfinished) -> None:
         work.remove()
         raise DataError(explain("--images", expected="pictures that decode", found="none", do="see the lines above"))
     if out.suffix == ".npz" and (size := vector_files.npz_ids_bytes(work.ids())) > vector_files.LARGE_IDS:
-        print(f"lit-tune: note: the ids will take {size / 2**30:.0f} GiB of memory when the .npz is read, all as long as "
-              "the longest; a .parquet holds them as they are", file=sys.stderr)  # fmt: skip
+        print(f"lit-tune: note: the ids will take {size / 2**30:.0f} GiB of memory when the .npz is read, each as long "
+              "as the longest; a .parquet holds them as they are", file=sys.stderr)  # fmt: skip
     temporary = work.folder / "result"
     vector_files.write(temporary, out.suffix, work.ids, work.vectors())
     temporary.replace(out)
