@@ -37,7 +37,7 @@ EXTRAS = {
     "cuda": ["jax[cuda13]"],
     "gcs": ["etils[epath-gcs]"],  # without it gs:// paths fail, and only in the cloud
     "torch": ["torch", "timm", "open_clip_torch", "sentence-transformers"],
-    "onnx": ["jax2onnx", "onnxruntime"],
+    "onnx": ["onnx", "onnxruntime"],
     "eval": ["clip-benchmark", "mteb", "numpy<2.4"],  # clip-benchmark 1.6.2 breaks on numpy 2.4
     "launch": ["xpk", "skypilot"],
     "notebook": ["ipykernel", "matplotlib", "umap-learn"],

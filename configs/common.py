@@ -36,34 +36,46 @@ def mesh() -> ConfigDict:
 
 
 def vision() -> ConfigDict:
-    """The vision tower. All but the last three keys are the fields of `lit_tune.models.eva02.Eva02Spec`."""
+    """The vision tower: fields of `lit_tune.models.eva02.Eva02Spec` and `vit.VitSpec`; keys of one family only keep
+    their defaults where the other is trained. From `init_from` on, the keys say how a run treats the tower.
+    """
     c = ConfigDict()
+    c.family = "eva02"  # eva02 | vit (the plain one: timm's ViT, OpenAI CLIP, SigLIP)
     c.image_size = (224, 224)  # pixels
     c.patch_size = 16  # pixels; EVA02 uses 14 or 16
     c.width = 768
     c.depth = 12  # blocks
     c.num_heads = 12
-    c.mlp_dim = 2048  # hidden width of the SwiGLU
-    c.qkv_fused = False  # peer layout: one qkv weight with q and v biases, or three; decides how weights are exported
-    c.qkv_bias = True  # biases on q and v
-    c.key_bias = False  # a trainable bias on k too (Nomic's layout)
-    c.sub_ln = True  # LayerNorm inside the MLP, on gate * value
-    c.attn_inner_norm = False  # LayerNorm on the joined heads before the output projection (the CLIP variants)
+    c.mlp_dim = 2048  # hidden width of the MLP (eva02: SwiGLU)
+    c.act = "gelu"  # vit: gelu | gelu_tanh (SigLIP in transformers) | quick_gelu (OpenAI CLIP)
+    c.pre_norm = False  # vit: LayerNorm before the first block (CLIP)
+    c.patch_bias = True  # vit: bias of the patch embedding; CLIP has none
+    c.norm_after_pool = False  # vit: the final norm acts on the pooled vector, not on the tokens
+    c.qkv_fused = False  # eva02, layout of exported weights: one qkv weight with q and v biases, or three
+    c.qkv_bias = True  # biases on q and v; vit: on k too
+    c.key_bias = False  # eva02: a trainable bias on k too (Nomic's layout)
+    c.sub_ln = True  # eva02: LayerNorm inside the MLP, on gate * value
+    c.attn_inner_norm = False  # eva02: LayerNorm on the joined heads before the output projection (the CLIP variants)
     c.class_token = True
     c.pos_embed = True  # learned absolute positions, class token included
     c.pos_embed_grid = (0, 0)  # patches that the stored table covers; (0, 0): the image's own grid
-    c.rope = True  # 2-D rotary positions on patch tokens
-    c.rope_theta = 10_000.0
-    c.rope_reference_grid = (14, 14)  # grid whose positions are 0, 1, 2...; other grids are scaled to it; (0, 0): own
-    c.norm_eps = 1e-6  # pre-norms, final norm, inner attention norm
-    c.sub_ln_eps = 1e-6  # the norm inside the MLP: 1e-6 in timm, 1e-5 in Nomic's released code
+    c.rope = True  # eva02: 2-D rotary positions on patch tokens
+    c.rope_theta = 10_000.0  # eva02
+    c.rope_reference_grid = (14, 14)  # eva02: grid with positions 0, 1, 2...; others are scaled to it; (0, 0): own
+    c.norm_eps = 1e-6  # pre-norms, final norm, inner attention norm; CLIP has 1e-5
+    c.sub_ln_eps = 1e-6  # eva02: the norm inside the MLP: 1e-6 in timm, 1e-5 in Nomic's released code
     c.pool = "map"  # map | nomic | cls | mean
-    c.pool_mlp_dim = 2048  # hidden width of the pooling head's MLP (map: GELU, nomic: SwiGLU)
+    c.pool_mlp_dim = 2048  # hidden width of the pooling head's MLP (map: GELU or `act`, nomic: SwiGLU)
     c.pool_norm_eps = 1e-6
     c.final_norm = True  # LayerNorm after the last block; `nomic` has none
     c.embed_dim = 0  # output width: one Linear after pooling where it differs from `width`; 0: no Linear
     c.embed_bias = False  # bias of that Linear
+    c.embed_square = False  # that Linear also where embed_dim equals width (some released towers have one)
     c.init_from = ""  # a run directory, an export or a timm .safetensors + config to start from; "": random
+    c.init_spec = False  # take the keys above (all but embed_dim) and data's mean, std, policy, resize from init_from's
+    # own description, those apart that the command line sets; a timm folder has none: `lit-tune import` it first
+    c.init_resample = "bicubic"  # bicubic (as the paper's start) | pinv (timm's way): for another patch or image size
+    c.freeze_blocks = 0  # first blocks that stay as they are, with patches and positions; -1: all, only the head trains
     c.remat = "none"  # none | block: recompute each block in the backward pass
     c.patch_dropout = 0.0  # share of the patch tokens left out of each training picture, in [0, 1)
     return c
@@ -77,7 +89,7 @@ def text() -> ConfigDict:
     c.sha256 = ""  # expected digest of the weight file; "" takes the pinned one of a shipped name, or accepts any
     c.prefix = "search_query: "  # put before every caption
     c.max_length = 77  # tokens, prefix and special tokens included
-    c.pool = "mean"  # mean | cls over the last hidden states
+    c.pool = "mean"  # mean | cls | last of the last hidden states; CLIP and SigLIP pool by their own rule
     c.layer_norm = True  # LayerNorm without affine on the pooled vector (nomic-embed-text-v1.5)
     c.dim = 0  # keep only the first `dim` numbers of the vector (after layer_norm, before L2); 0 keeps all
     c.source = "live"  # cached: vectors are computed once and read; live: the tower runs inside the step
@@ -110,6 +122,7 @@ def optim() -> ConfigDict:
     c.eps = 1e-8
     c.wd = 0.0  # per step and unit of learning rate; biases, norms, class token, latent and temperature never decay
     c.clip_norm = 1.0  # global norm of all gradients; 0: no clipping
+    c.layer_decay = 1.0  # learning rate of block i times layer_decay ** (depth - i); patches and positions one more
     c.ema_decay = 0.0  # per step, exponential average of the trained weights for evaluation and export; 0: none
     return c
 
@@ -165,5 +178,6 @@ def log() -> ConfigDict:
     """What is written while training."""
     c = ConfigDict()
     c.every = 50  # steps between lines of metrics.jsonl and of the progress
-    c.block_stats_steps = 500  # first steps that also log each block's rms and its largest attention logit
+    c.block_stats_steps = 500  # first steps that also log each block's rms and its largest attention logit; with
+    # init_from a line warns where they, or the loss, grow (lit_tune/watch.py)
     return c

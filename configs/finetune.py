@@ -1,9 +1,10 @@
 """Your own pictures on one device.
 
-    lit-tune train --config=finetune --config.data.train=FOLDER --workdir=runs/mine
+    lit-tune train --config=finetune --config.data.train=FOLDER --workdir=runs/mine --config.vision.init_from=DIR
 
-FOLDER holds pictures and a captions.csv or captions.jsonl (docs/data.md), or shards. Start from trained weights with
---config.vision.init_from=RUN_OR_EXPORT; the sizes under vision are that tower's (here: the quick start's).
+FOLDER holds pictures and a captions.csv or captions.jsonl (docs/data.md), or shards. DIR is a run, an import or an
+export: its tower's architecture and preprocessing are taken over, whatever stands below. Without it the quick start's
+tower starts from random numbers.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +27,8 @@ def get_config() -> ConfigDict:
     c.vision.mlp_dim = 512
     c.vision.pool_mlp_dim = 512
     c.vision.rope_reference_grid = (0, 0)
-    c.vision.embed_dim = 384
+    c.vision.embed_dim = 384  # MiniLM's width, whatever the tower
+    c.vision.init_spec = True
 
     c.text.model = "all-MiniLM-L6-v2"
     c.text.prefix = ""

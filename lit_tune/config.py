@@ -9,16 +9,14 @@ import hashlib
 import importlib
 import importlib.util
 import json
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from lit_tune import errors, flags
+from lit_tune import config_start, errors, flags, shipped
 from lit_tune.config_check import check, check_devices, flat
 
 __all__ = ["check", "check_devices", "config_hash", "diff", "flat", "from_json", "load", "names", "override", "parse",
@@ -44,6 +42,8 @@ def parse(argv: Sequence[str], command: str) -> Any:
 def load(spec: str, changes: Iterable[tuple[str, str]] = ()) -> ConfigDict:
     """The locked config that a spec names, with changes applied; not checked (see `check`).
 
+    With `vision.init_spec` the starting model's architecture and preprocessing are in it, and a line on stderr says so.
+
     Args:
         spec: NAME[:arg] of a shipped config, or FILE.py[:arg]. Only a path that is written out is ever executed.
         changes: (dotted key, text) pairs, in the order of the command line.
@@ -55,12 +55,27 @@ def load(spec: str, changes: Iterable[tuple[str, str]] = ()) -> ConfigDict:
     config = conform(_get_config(path, arg), where=path.name)
     for key, text in changes:
         override(config, key, text)
+    if config.vision.init_spec and config.vision.init_from:
+        _take(config, given={key for key, _ in changes})
     return config.lock()
+
+
+def _take(config: ConfigDict, given: set[str]) -> None:
+    """Set what the starting model says of itself, keys that are given on the command line apart."""
+    start, vision, taken = config.vision.init_from, config.vision, {}
+    for key, value in config_start.settings(start, shipped.common().vision.to_dict(), vision.embed_dim).items():
+        present = _at(config, key)
+        value = typed(value, present, f"vision.init_spec: {start}: {key}")
+        if key not in given and value != present:
+            _set(config, key, value)
+            taken[key] = value
+    listed = ", ".join(f"{key}={value}" for key, value in taken.items()) or "nothing, all equal"
+    print(f"lit_tune: from {start}: {listed} (embed_dim is this config's: {vision.embed_dim})", file=sys.stderr)
 
 
 def names() -> list[str]:
     """Names of the shipped configs, the page of defaults left out."""
-    return sorted(path.stem for path in _shipped().glob("*.py") if path.stem not in ("__init__", "common"))
+    return sorted(path.stem for path in shipped.folder().glob("*.py") if path.stem not in ("__init__", "common"))
 
 
 def override(config: ConfigDict, key: str, text: str) -> None:
@@ -78,7 +93,7 @@ def conform(config: ConfigDict, where: str) -> ConfigDict:
     Raises:
         ConfigError: a key that common does not have, or lacks, or a value of another type.
     """
-    result = _common()
+    result = shipped.common()
     defaults, found = flat(result), flat(config)
     for key, value in found.items():
         _set(result, key, typed(value, _at(result, key), f"{where}: config.{key}"))
@@ -132,7 +147,7 @@ def from_json(text: str) -> ConfigDict:
         raise errors.ConfigError(errors.explain(
             "config.json", expected="what lit-tune wrote", found=f"{type(error).__name__}: {error}",
             do="restore the file or start a new workdir")) from error
-    config = _common()
+    config = shipped.common()
     for key, value in stored.items():
         _set(config, key, typed(value, _at(config, key), f"config.json: config.{key}"))
     return config.lock()
@@ -162,12 +177,12 @@ def _find(spec: str) -> tuple[Path, str | None]:
     if name.replace("-", "_") not in names():
         raise errors.ConfigError(errors.explain(
             "--config", expected="a shipped config or FILE.py", found=repr(name), do=flags.closest(name, names())))
-    return _shipped() / f"{name.replace('-', '_')}.py", arg if separator else None
+    return shipped.folder() / f"{name.replace('-', '_')}.py", arg if separator else None
 
 
 def _get_config(path: Path, arg: str | None) -> ConfigDict:
     """What the file's `get_config` returns."""
-    _shipped()  # so that `from lit_tune.configs import common` works inside it
+    shipped.folder()  # so that `from lit_tune.configs import common` works inside it
     spec = importlib.util.spec_from_file_location("lit_tune_config_file", path)
     module = importlib.util.module_from_spec(spec)
     _in_file(path, lambda: spec.loader.exec_module(module))
@@ -186,26 +201,6 @@ def _in_file(path: Path, call: Callable[[], Any]) -> Any:
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
         raise errors.ConfigError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
-
-
-def _shipped() -> Path:
-    """The folder of `lit_tune.configs`, which in a clone that is not installed is its configs/."""
-    try:
-        return Path(importlib.import_module("lit_tune.configs").__file__).parent
-    except ModuleNotFoundError:
-        folder = Path(__file__).parent.parent / "configs"
-    spec = importlib.util.spec_from_file_location(
-        "lit_tune.configs", folder / "__init__.py", submodule_search_locations=[str(folder)])
-    package: ModuleType = importlib.util.module_from_spec(spec)
-    sys.modules["lit_tune.configs"] = package
-    spec.loader.exec_module(package)
-    return folder
-
-
-def _common() -> ConfigDict:
-    """The defaults."""
-    _shipped()
-    return importlib.import_module("lit_tune.configs.common").get_config()
 
 
 def _at(config: ConfigDict, key: str) -> Any:

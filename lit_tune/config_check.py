@@ -7,14 +7,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lit_tune import errors
+from lit_tune import errors, shipped
 
 # Names a key may have. A new loss, head, schedule... is a function in its module and a word here.
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
+    "vision.family": ("eva02", "vit"),
+    "vision.act": ("gelu", "gelu_tanh", "quick_gelu"),
+    "vision.init_resample": ("bicubic", "pinv"),
     "vision.pool": ("map", "nomic", "cls", "mean"),
     "vision.remat": ("none", "block"),
-    "text.pool": ("mean", "cls"),
+    "text.pool": ("mean", "cls", "last"),
     "text.source": ("cached", "live"),
     "loss.name": ("softmax", "sigmoid"),
     "optim.lr_scaling": ("none", "sqrt", "linear"),
@@ -32,11 +35,13 @@ RANGES = {
     "vision.pos_embed_grid": "[0, inf)", "vision.rope_theta": "(0, inf)", "vision.rope_reference_grid": "[0, inf)",
     "vision.norm_eps": "(0, 1)", "vision.sub_ln_eps": "(0, 1)", "vision.pool_norm_eps": "(0, 1)",
     "vision.pool_mlp_dim": "[1, inf)", "vision.embed_dim": "[0, inf)", "vision.patch_dropout": "[0, 1)",
+    "vision.freeze_blocks": "[-1, inf)",
     "text.max_length": "[3, inf)", "text.dim": "[0, inf)",
     "loss.logit_scale_init": "(-inf, inf)", "loss.logit_scale_max": "[0, inf)", "loss.logit_bias_init": "(-inf, inf)",
     "loss.extra_negatives": "[0, inf)",
     "optim.lr": "(0, inf)", "optim.lr_base_batch": "[1, inf)", "optim.warmup_steps": "[0, inf)",
     "optim.end_lr": "[0, 1]", "optim.b1": "[0, 1)", "optim.b2": "[0, 1)", "optim.eps": "(0, 1)",
+    "optim.layer_decay": "(0, 1]",
     "optim.wd": "[0, inf)", "optim.clip_norm": "[0, inf)", "optim.ema_decay": "[0, 1)",
     "data.mean": "[0, 1]", "data.std": "(0, inf)", "data.crop_scale": "(0, 1]", "data.crop_ratio": "(0, inf)",
     "data.flip": "[0, 1]", "data.color_jitter": "[0, 1]", "data.grayscale": "[0, 1]", "data.rotate": "[0, 180]",
@@ -45,6 +50,12 @@ RANGES = {
     "data.max_bad_fraction": "[0, 1]",
     "eval.every": "[0, inf)", "eval.batch": "[1, inf)", "checkpoint.every": "[1, inf)", "checkpoint.keep": "[1, inf)",
     "log.every": "[1, inf)", "log.block_stats_steps": "[0, inf)",
+}
+# Keys of config.vision that one family has and the other not: fields of its spec, a test compares them.
+FAMILY_KEYS = {
+    "eva02": ("qkv_fused", "key_bias", "sub_ln", "attn_inner_norm", "rope", "rope_theta", "rope_reference_grid",
+              "sub_ln_eps"),
+    "vit": ("act", "pre_norm", "patch_bias", "norm_after_pool"),
 }
 EMOJI = ("train", "unseen_set", "unseen_concept", "dev/train", "dev/unseen_set", "dev/unseen_concept")
 
@@ -124,6 +135,7 @@ def _walk(section: ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
 
 def _check_vision(vision: ConfigDict) -> None:
     """Sizes of the image tower that have to fit each other."""
+    _check_family(vision)
     height, width = vision.image_size
     patch, head_dim = vision.patch_size, vision.width // vision.num_heads
     _require(height % patch == 0 and width % patch == 0, "vision.image_size",
@@ -131,7 +143,8 @@ def _check_vision(vision: ConfigDict) -> None:
              f"use ({_near(height, patch)}, {_near(width, patch)})")
     _require(vision.width % vision.num_heads == 0, "vision.num_heads", f"a divisor of the width {vision.width}",
              vision.num_heads, f"use one of {', '.join(map(str, _divisors(vision.width)))}")
-    _require(not vision.rope or head_dim % 4 == 0, "vision.num_heads",
+    rotates = vision.family == "eva02" and vision.rope
+    _require(not rotates or head_dim % 4 == 0, "vision.num_heads",
              "a head width (width / num_heads) that divides by 4, as 2-D rotary positions need", head_dim,
              "change num_heads or width")
     for key in ("pos_embed_grid", "rope_reference_grid"):
@@ -142,6 +155,20 @@ def _check_vision(vision: ConfigDict) -> None:
              "set it, or vision.pool=map or mean")
     _require(vision.qkv_bias or not vision.key_bias, "vision.key_bias", "false where qkv_bias is false", True,
              "set both or neither")
+    _require(vision.freeze_blocks <= vision.depth, "vision.freeze_blocks", f"at most the depth {vision.depth}",
+             vision.freeze_blocks, "change it; -1 freezes all blocks")
+    _require(vision.freeze_blocks == 0 or bool(vision.init_from), "vision.freeze_blocks", "0 without vision.init_from",
+             vision.freeze_blocks, "give trained weights to start from")
+
+
+def _check_family(vision: ConfigDict) -> None:
+    """Keys of a family that is not trained keep their defaults: a change would do nothing."""
+    defaults = shipped.common().vision
+    for family, keys in FAMILY_KEYS.items():
+        for key in keys if family != vision.family else ():
+            _require(vision[key] == defaults[key], f"vision.{key}",
+                     f"its default {defaults[key]} with vision.family={vision.family}", vision[key],
+                     f"leave it out, or set vision.family={family}")
 
 
 def _check_text_and_loss(config: ConfigDict) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 
 import jax
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 
 from lit_tune import __version__, evals, optim, tree
 from lit_tune.data.sources import Source
-from lit_tune.step import Built
+from lit_tune.step import Built, split_frozen
 
 
 def quiet_dependencies() -> None:
@@ -27,12 +28,20 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
+def warn(line: str) -> None:
+    """Print a warning on stderr on process 0, at once."""
+    if jax.process_index() == 0:
+        print(f"lit_tune: warning: {line}", file=sys.stderr, flush=True)
+
+
 def print_facts(config: ConfigDict, built: Built, source: Source, text_facts: str, *, resumed_at: int) -> None:
     """What will run, on what, with how much: one line each."""
     state, _, text_params = built.abstract
     devices = jax.devices()
     epochs = config.total_steps * config.global_batch / len(source)
-    vision = config.vision
+    vision, image = config.vision, state["params"]["image"]
+    frozen = tree.count(split_frozen(config, state["params"])[0])
+    held = f", {frozen:,} in the first {optim.frozen_blocks(config)} blocks frozen" if frozen else ""
     say(f"lit_tune {__version__}  {len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es), "
         f"mesh {dict(built.shardings[0]['step'].mesh.shape)}")
     left_out = ", ".join(f"{count:,} {kind}" for kind, count in source.counts.items() if count)
@@ -40,7 +49,7 @@ def print_facts(config: ConfigDict, built: Built, source: Source, text_facts: st
     say(f"text      {text_facts}, frozen" + (f", {tree.count(text_params):,} parameters live" if text_params else ""))
     height, width = vision.image_size
     say(f"image     EVA02 {height}x{width} patch {vision.patch_size}, width {vision.width}, "
-        f"depth {vision.depth}, pool {vision.pool}: {tree.count(state['params']['image']):,} parameters trained")
+        f"depth {vision.depth}, pool {vision.pool}: {tree.count(image) - frozen:,} parameters trained{held}")
     say(f"run       {config.total_steps:,} steps of {config.global_batch:,} pairs = {epochs:.4g} epochs, "
         f"{config.loss.name} loss, peak learning rate {optim.resolve_lr(config):.3g}, seed {config.seed}")
     if resumed_at:

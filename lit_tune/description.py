@@ -17,8 +17,9 @@ from lit_tune import __version__
 from lit_tune.convert import weights as weight_files
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models import two_towers
-from lit_tune.models.eva02 import Eva02, Eva02Spec
 from lit_tune.models.functional import Tower
+from lit_tune.models.two_towers import VISION_FAMILIES, family_of
+from lit_tune.models.vision import VisionSpec
 from lit_tune.text.encode import TextEncoder
 
 FORMAT = 1
@@ -27,7 +28,7 @@ WEIGHTS_KEYS = ("file", "layout", "sha256")
 PREPROCESS = {  # keys of a vision description's "preprocess" -> what its values may be
     "image_size": "two whole numbers",
     "resize": ("shortest", "squash"),
-    "interpolation": ("bicubic",),
+    "interpolation": ("bicubic", "bilinear"),
     "policy": ("clean", "reference"),
     "mean": "three numbers",
     "std": "three numbers",
@@ -35,14 +36,15 @@ PREPROCESS = {  # keys of a vision description's "preprocess" -> what its values
 TEXT_KEYS = ("prefix", "max_length", "tokenizer", "normalize", "weights_sha256", "name")
 
 
-def vision_description(spec: Eva02Spec, preprocess: Mapping[str, Any]) -> dict[str, Any]:
+def vision_description(spec: VisionSpec, preprocess: Mapping[str, Any]) -> dict[str, Any]:
     """The description of a vision tower.
 
     Args:
         spec: its architecture.
-        preprocess: image_size (height, width), resize, interpolation, policy, mean, std.
+        preprocess: image_size (height, width), resize, interpolation, policy, mean, std; crop_pct where the centre crop
+            keeps less than the whole side, as some of timm's models want it (absent: 1).
     """
-    page = {"format": FORMAT, "kind": "vision", "family": "eva02", "spec": dataclasses.asdict(spec)}
+    page = {"format": FORMAT, "kind": "vision", "family": family_of(spec), "spec": dataclasses.asdict(spec)}
     page |= {"preprocess": dict(preprocess), "version": __version__}
     return validate(json.loads(json.dumps(page)), VISION_FILE)
 
@@ -166,14 +168,16 @@ def vision_tower(description: Mapping[str, Any]) -> Tower:
     Raises:
         ConfigError: an unknown family, or a spec that this version does not know.
     """
-    if description["family"] != "eva02":
-        raise ConfigError(
-            explain(VISION_FILE, expected="family eva02", found=description["family"], do="use a newer lit_tune")
-        )
+    family = description["family"]
+    if family not in VISION_FAMILIES:
+        expected = f"family {' or '.join(VISION_FAMILIES)}"
+        raise ConfigError(explain(VISION_FILE, expected=expected, found=family, do="use a newer lit_tune"))
+    spec_class, tower_class = VISION_FAMILIES[family]
     # JSON has no tuples, a spec no lists
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in description["spec"].items()}
     try:
-        return Tower(Eva02, Eva02Spec(**fields))
+        return Tower(tower_class, spec_class(**fields))
     except TypeError as error:
         do = "use the version of lit_tune that wrote it"
-        raise ConfigError(explain(VISION_FILE, expected="the fields of Eva02Spec", found=error, do=do)) from error
+        expected = f"the fields of {spec_class.__name__}"
+        raise ConfigError(explain(VISION_FILE, expected=expected, found=error, do=do)) from error

@@ -44,7 +44,7 @@ def evaluate_run(flags: EvalFlags) -> dict[str, float]:
     prepared = evaluation.prepare(config, encoder.encode, _training_pairs(config))
     mesh = sharding.make_mesh(config_lib.load("finetune").mesh)  # whatever devices are here, not those of the run
     params = jax.device_put(evaluation.weights_to_evaluate(state), sharding.replicated(mesh))
-    metrics, vectors = evaluation.evaluate(prepared, config, evaluation.make_embedder(config, mesh), params,
+    metrics, vectors = evaluation.evaluate(prepared, evaluation.make_embedder(config, mesh), params,
                                            rows=evaluation.batch_rows(config, mesh))
     step = meta["step"]
     if not flags.tasks:  # a part of the sets is no evaluation of the run: its files stay as they are
@@ -58,13 +58,9 @@ def evaluate_export(flags: EvalFlags) -> dict[str, float]:
     """Metrics of an exported tower on the sets given as --tasks=NAME=DATA."""
     model = tower.load(flags.model)
     config = config_lib.load("finetune").copy_and_resolve_references()
-    preprocess = model.vision.preprocess
-    with config.unlocked():
-        config.vision.image_size = tuple(preprocess["image_size"])
-        config.data.policy, config.data.resize = preprocess["policy"], preprocess["resize"]
     config = _with_tasks(config, flags)
-    prepared = evaluation.prepare(config, model.embed_texts, None)
-    return evaluation.evaluate(prepared, config, lambda _, images: model.vision.embed_pixels(images), {},
+    prepared = evaluation.prepare(config, model.embed_texts, None, model.vision.pixels)
+    return evaluation.evaluate(prepared, lambda _, images: model.vision.embed_pixels(images), {},
                                rows=config.eval.batch)[0]
 
 

@@ -25,6 +25,7 @@ from lit_tune.models import two_towers
 from lit_tune.tower import averaged
 
 EmbedText = Callable[[list[str]], np.ndarray]  # texts -> (n, d) unit rows
+Picture = Callable[[bytes], np.ndarray]  # an encoded picture -> uint8 (h, w, 3) as the tower sees it
 EmbedImages = Callable[[tree.Tree, np.ndarray], np.ndarray]  # params, uint8 (n, h, w, 3) -> (n, d) unit rows
 FLOOR_PICTURES = 20_000  # training pictures at most that the pixel floor looks at, the first of the index
 NEIGHBOURS = 20  # of them whose captions it averages, where the test's things were never drawn for training
@@ -42,6 +43,7 @@ class Prepared:
 
     source: Source
     rows: tuple[int, ...]  # samples of the source, in index order
+    picture: Picture
     eval_set: evals.EvalSet
     floors: dict[str, float]
 
@@ -76,42 +78,45 @@ def make_embedder(config: ConfigDict, mesh: Mesh) -> EmbedImages:
     return embed
 
 
-def pictures(source: Source, rows: tuple[int, ...], config: ConfigDict) -> Iterator[np.ndarray]:
+def pictures(source: Source, rows: tuple[int, ...], picture: Picture) -> Iterator[np.ndarray]:
     """The pictures of a source as the tower sees them at evaluation: uint8 (h, w, 3), in the order of `rows`."""
     def one(row: int) -> np.ndarray | BadSample:
         try:
-            return eval_picture(source[row].image, config)
+            return picture(source[row].image)
         except BadSample as bad:
             return bad
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         iterator = iter(rows)
         while chunk := list(islice(iterator, 256)):  # a bounded number of decoded pictures in memory
-            for row, picture in zip(chunk, pool.map(one, chunk), strict=True):
-                if isinstance(picture, BadSample):
-                    raise _unusable(source, row, picture)
-                yield picture
+            for row, made in zip(chunk, pool.map(one, chunk), strict=True):
+                if isinstance(made, BadSample):
+                    raise _unusable(source, row, made)
+                yield made
 
 
-def eval_picture(data: bytes, config: ConfigDict) -> np.ndarray:
-    """One encoded picture as the run's evaluation shows it to the tower, uint8 (h, w, 3)."""
+def eval_picture(config: ConfigDict) -> Picture:
+    """What a run's evaluation does to an encoded picture."""
     limits = transforms.Limits(config.data.max_image_mib << 20, config.data.max_pixels)
-    return transforms.eval_transform(data, tuple(config.vision.image_size), config.data.policy, config.data.resize,
-                                     limits)
+    return lambda data: transforms.eval_transform(
+        data, tuple(config.vision.image_size), config.data.policy, config.data.resize, limits)
 
 
-def prepare(config: ConfigDict, embed_text: EmbedText, train: Source | None) -> list[Prepared]:
+def prepare(config: ConfigDict, embed_text: EmbedText, train: Source | None,
+            picture: Picture | None = None) -> list[Prepared]:
     """The sets of `config.eval.sets`, their texts embedded and their floors worked out; once a run.
 
     Args:
         config: a checked config.
         embed_text: texts -> unit rows, the tower's prefix included.
         train: the training pairs, for the pixel floor; None leaves that floor out.
+        picture: how the tower wants its pictures; None takes what the config says.
 
     Raises:
         ConfigError, DataError: a set cannot be read.
     """
-    known = _training_thumbnails(config, embed_text, train) if train is not None and config.eval.sets else None
+    picture = picture or eval_picture(config)
+    known = _training_thumbnails(config, embed_text, train, picture) if train is not None and config.eval.sets else None
     prepared = []
     for entry in config.eval.sets:
         name, _, spec = entry.partition("=")
@@ -120,14 +125,14 @@ def prepare(config: ConfigDict, embed_text: EmbedText, train: Source | None) -> 
         texts, meta = zip(*(_facts(source, row) for row in rows), strict=True)
         guess, nearest = None, None
         if known is not None:
-            thumbs = floors.thumbnails(pictures(source, rows, config))
+            thumbs = floors.thumbnails(pictures(source, rows, picture))
             guess = floors.pixel_vectors(thumbs, known.thumbs, known.ztxt, min(NEIGHBOURS, len(known.thumbs)))
             captions = sorted({caption for own in texts for caption in own})
             if len(captions) <= MOST_CAPTIONS and set(captions) & set(known.captions):
                 nearest = floors.nearest_scores(thumbs, known.thumbs, known.captions, captions)
         eval_set = evals.make_set(name, texts, meta, embed_text, class_field=config.eval.class_field,
                                   templates=config.eval.templates, pixels=guess, nearest=nearest)
-        prepared.append(Prepared(source, rows, eval_set, evals.set_floors(eval_set)))
+        prepared.append(Prepared(source, rows, picture, eval_set, evals.set_floors(eval_set)))
     return prepared
 
 
@@ -156,7 +161,8 @@ class _Known:
     captions: tuple[str, ...]
 
 
-def _training_thumbnails(config: ConfigDict, embed_text: EmbedText, train: Source) -> _Known | None:
+def _training_thumbnails(config: ConfigDict, embed_text: EmbedText, train: Source,
+                         picture: Picture) -> _Known | None:
     """Thumbnails and caption vectors of the first training pictures, undecodable ones left out; None if all are."""
     count = min(FLOOR_PICTURES, len(train))
     try:  # captions as the evaluation words them, where the training data has those
@@ -166,7 +172,7 @@ def _training_thumbnails(config: ConfigDict, embed_text: EmbedText, train: Sourc
     rows, thumbs = [], []
     for row in range(len(captioned)):
         with contextlib.suppress(BadSample):  # counted where it matters, in training
-            thumbs.append(floors.thumbnails([eval_picture(captioned[row].image, config)]))
+            thumbs.append(floors.thumbnails([picture(captioned[row].image)]))
             rows.append(row)
     if not rows:
         return None
@@ -175,7 +181,7 @@ def _training_thumbnails(config: ConfigDict, embed_text: EmbedText, train: Sourc
     return _Known(np.concatenate(thumbs), embed_text(list(unique))[inverse], captions)
 
 
-def evaluate(prepared: list[Prepared], config: ConfigDict, embed: EmbedImages, params: tree.Tree, *, rows: int,
+def evaluate(prepared: list[Prepared], embed: EmbedImages, params: tree.Tree, *, rows: int,
              should_stop: Callable[[], bool] = lambda: False) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """(metrics, picture vectors by set) of these weights on all sets.
 
@@ -188,7 +194,7 @@ def evaluate(prepared: list[Prepared], config: ConfigDict, embed: EmbedImages, p
     metrics: dict[str, float] = {}
     vectors: dict[str, np.ndarray] = {}
     for one in prepared:
-        stream, parts = pictures(one.source, one.rows, config), []
+        stream, parts = pictures(one.source, one.rows, one.picture), []
         while batch := list(islice(stream, rows)):
             if should_stop():
                 raise Stopped

@@ -48,6 +48,13 @@ def fault(text: str) -> tuple[str, int, int | None]:
     return kind, whole(step), None
 
 
+def truth(text: str) -> bool:
+    """True or False of "true" or "false"."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError("neither")
+    return text.lower() == "true"
+
+
 def flag(meaning: str, default: Any = None, *, read: Callable[[str], Any] = str, form: str = "TEXT",
          required: bool = False) -> Any:
     """A dataclass field that is a flag.
@@ -119,6 +126,28 @@ class SearchFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class ImportFlags:
+    """Turn PyTorch weights of one tower, or of both, into a folder that every other command reads."""
+
+    from_: str = flag("whose names and config the weights have", form="timm|nomic|hf|open_clip", required=True)
+    weights: str = flag("a file, a folder, or a hub id owner/name", form="PATH", required=True)
+    out: str = flag("the folder to write; one that lacks this tower is completed", form="DIR", required=True)
+    revision: str = flag("commit of the hub, for a hub id", "", form="SHA")
+    model_config: str = flag("the peer's config, if it does not lie beside the weights", "", form="JSON")
+    tower: str = flag("vision or text, where the weights hold both", "all", form="KIND")
+    image_size: int | None = flag("bring an image tower to another picture size, pixels", read=positive, form="N")
+    patch_size: int | None = flag("bring an image tower to another patch size, pixels", read=positive, form="N")
+    resample: str = flag("how: bicubic (as the paper's start was made) | pinv (timm's way)", "bicubic", form="NAME")
+    pool: str | None = flag("mean | cls | last, of a text tower; CLIP and SigLIP have their own rule", form="NAME")
+    layer_norm: bool | None = flag(
+        "LayerNorm without affine on the pooled text vector", read=truth, form="true|false")
+    prefix: str | None = flag("put before every text", form="TEXT")
+    max_length: int | None = flag("tokens of a text, prefix included", read=positive, form="N")
+    tokenizer: str = flag("folder of the tokenizer, if it does not lie beside the weights", "", form="DIR")
+    allow_pickle_weights: bool = flag("read .bin, .pt and .pth too, tensors only (needs torch)", False)
+
+
+@dataclasses.dataclass(frozen=True)
 class ExportFlags:
     """Write both towers as a folder that other packages load, checked numerically."""
 
@@ -156,7 +185,7 @@ class VerifyFlags:
 
 COMMANDS: dict[str, type] = {
     "train": TrainFlags, "eval": EvalFlags, "embed": EmbedFlags, "search": SearchFlags, "export": ExportFlags,
-    "cache_text": CacheTextFlags, "data": DataFlags, "verify": VerifyFlags,
+    "import": ImportFlags, "cache_text": CacheTextFlags, "data": DataFlags, "verify": VerifyFlags,
 }
 
 
@@ -170,7 +199,7 @@ def read(argv: Sequence[str], command: str) -> tuple[dict[str, Any], list[tuple[
     if asks_for_help(argv):
         print(help_text(command))
         raise SystemExit(0)
-    fields = {field.name: field for field in dataclasses.fields(COMMANDS[command])}
+    fields = {spelled(field): field for field in dataclasses.fields(COMMANDS[command])}
     values: dict[str, Any] = {}
     changes: list[tuple[str, str]] = []
     positional: list[str] = []
@@ -196,6 +225,11 @@ def read(argv: Sequence[str], command: str) -> tuple[dict[str, Any], list[tuple[
     return values, changes
 
 
+def spelled(field: dataclasses.Field) -> str:
+    """A field's name as a flag: `from` is a word of Python's, so its field is `from_`."""
+    return field.name.rstrip("_")
+
+
 def asks_for_help(argv: Sequence[str]) -> bool:
     """Whether a command line asks for help."""
     return any(word in ("--help", "-h", "--helpshort", "--helpfull") for word in argv)
@@ -207,7 +241,7 @@ def help_text(command: str) -> str:
     lines = [f"lit-tune {command.replace('_', '-')}: {flags.__doc__}", ""]
     for field in dataclasses.fields(flags):
         switch = isinstance(field.default, bool)
-        form = field.metadata["form"] if field.name == "args" else f"--{field.name}" + (
+        form = field.metadata["form"] if field.name == "args" else f"--{spelled(field)}" + (
             "" if switch else f"={field.metadata['form']}")
         default = "" if switch or field.default in (None, (), "", -1) else f" (default {field.default})"
         required = " (required)" if field.metadata["required"] else ""
@@ -257,7 +291,7 @@ def _value(field: dataclasses.Field, text: str) -> Any:
     try:
         return field.metadata["read"](text)
     except ValueError as error:
-        name, form = field.name, field.metadata["form"]
+        name, form = spelled(field), field.metadata["form"]
         raise errors.ConfigError(errors.explain(
             f"--{name}", expected=form, found=f"{text!r} ({error})", do=f"write --{name}={form}")) from error
 
@@ -274,7 +308,7 @@ def _place(positional: list[str], fields: dict[str, dataclasses.Field], values: 
 def _complete(fields: dict[str, dataclasses.Field], values: dict[str, Any], command: str) -> None:
     """Refuse a command line that lacks a required flag."""
     for name, field in fields.items():
-        if field.metadata["required"] and name not in values:
+        if field.metadata["required"] and field.name not in values:
             raise errors.ConfigError(errors.explain(
                 command, expected=f"--{name}={field.metadata['form']}", found="no such flag",
                 do=f"add it ({field.metadata['meaning']})"))

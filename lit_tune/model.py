@@ -25,6 +25,7 @@ PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")  # what a picture in me
 SHAPES = (1, 8, 32)  # pictures of the compiled shapes; a query is one picture and need not pay for 32
 BATCH = SHAPES[-1]
 Picture = Image.Image | np.ndarray | str | Path | bytes  # bytes: an encoded picture
+Run = Callable[[Tree, np.ndarray], Any]
 # one for all models of a process: a second one of the same architecture compiles nothing
 EMBED = jax.jit(two_towers.embed_image, static_argnames=("tower", "mean", "std"))
 
@@ -34,7 +35,8 @@ class VisionEncoder:
 
     Args:
         description: of the tower.
-        params: its parameters.
+        params: its parameters; {} for a tower that only runs.
+        run: (params, uint8 pictures) -> unit vectors, where it is not our own forward (an ONNX file).
 
     Attributes:
         description: as given.
@@ -45,7 +47,7 @@ class VisionEncoder:
         image_size: (height, width) in pixels that pictures are brought to.
     """
 
-    def __init__(self, description: dict[str, Any], params: Tree) -> None:
+    def __init__(self, description: dict[str, Any], params: Tree, run: Run | None = None) -> None:
         self.description = description
         self.tower = vision_tower(description)
         self.params = jax.device_put(params)
@@ -53,7 +55,7 @@ class VisionEncoder:
         self.dim = self.tower.spec.dim
         self.image_size = tuple(self.preprocess["image_size"])
         mean, std = (tuple(self.preprocess[name]) for name in ("mean", "std"))
-        self._run = partial(EMBED, self.tower, mean=mean, std=std)
+        self._run = run or partial(EMBED, self.tower, mean=mean, std=std)
 
     def pixels(self, image: Picture) -> UInt8[np.ndarray, "h w 3"]:
         """One picture as the tower sees it, by the description's policy and resize.
@@ -69,9 +71,12 @@ class VisionEncoder:
         if not isinstance(image, bytes):
             image = _encoded(image)
         limits = transforms.Limits(max_bytes=1 << 40)  # of the caller's own pictures; the limit on pixels stands
+        how = self.preprocess
+        crop_pct = how["crop_pct"] if "crop_pct" in how else 1.0
         return transforms.eval_transform(
-            image, self.image_size, self.preprocess["policy"], self.preprocess["resize"], limits
-        )
+            image, self.image_size, how["policy"], how["resize"], limits,
+            interpolation=how["interpolation"], crop_pct=crop_pct,
+        )  # fmt: skip
 
     def embed_pixels(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
         """float32 unit vectors of prepared pictures, run in the few shapes of SHAPES."""

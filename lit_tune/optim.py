@@ -57,14 +57,57 @@ def clip(grads: tree.Tree, norm: jax.Array, max_norm: float) -> tree.Tree:
 def make_tx(config: ConfigDict) -> optax.GradientTransformation:
     """Adam's direction plus decoupled weight decay, still to be multiplied by the learning rate.
 
-    What is subtracted is lr * (m / (sqrt(v) + eps) + wd * param), which is torch's AdamW. A decay of 0 stays in the
-    chain, so that the state of the optimizer has one structure for all configs.
+    What is subtracted is lr * lr_scale * (m / (sqrt(v) + eps) + wd * param), which is torch's AdamW with a learning
+    rate for each group. A decay of 0 and scales of 1 stay in the chain, so that the state of the optimizer has one
+    structure for all configs.
     """
-    c = config.optim
+    c, depth = config.optim, config.vision.depth
     return optax.chain(
         optax.scale_by_adam(b1=c.b1, b2=c.b2, eps=c.eps),
         optax.add_decayed_weights(c.wd, mask=decay_mask),
+        optax.stateless(lambda updates, _: tree.map_with_names(
+            lambda name, update: update * lr_scale(name, depth, c.layer_decay), updates)),
     )
+
+
+def lr_scale(name: str, depth: int, layer_decay: float) -> float:
+    """What the learning rate of a parameter is multiplied by: layer_decay ** (layers between it and the head).
+
+    Layer 0 are patches and positions, block i is layer i + 1, and final norm, pooling, projection and the temperature
+    are layer depth + 1, at the full rate.
+
+    Args:
+        name: "image/blocks/0/attn/q/kernel".
+        depth: blocks of the image tower.
+        layer_decay: in (0, 1]; 1 trains all layers at one rate.
+
+    Source: BEiT optim_factory.py; timm 1.0.31 optim/_param_groups.py `param_groups_layer_decay` with the groups of
+    models/eva.py, which differ in one point: there a final norm on tokens has the rate of the last block.
+    """
+    block = re.match(r"image/blocks/(\d+)/", name)
+    layer = int(block[1]) + 1 if block else 0 if _is_stem(name) else depth + 1
+    return layer_decay ** (depth + 1 - layer)
+
+
+def frozen(name: str, blocks: int) -> bool:
+    """Whether a parameter belongs to the first `blocks` blocks of the image tower or to what comes before them.
+
+    Args:
+        name: "image/blocks/0/attn/q/kernel".
+        blocks: how many blocks stay as they are; 0: nothing is frozen.
+    """
+    block = re.match(r"image/blocks/(\d+)/", name)
+    return blocks > 0 and (int(block[1]) < blocks if block else _is_stem(name))
+
+
+def frozen_blocks(config: ConfigDict) -> int:
+    """How many blocks `vision.freeze_blocks` freezes; -1 there means all."""
+    return config.vision.depth if config.vision.freeze_blocks == -1 else config.vision.freeze_blocks
+
+
+def _is_stem(name: str) -> bool:
+    """Whether a parameter of the image tower comes before its first block."""
+    return re.match(r"image/(patch_embed|cls_token|pos_embed|norm_pre)(/|$)", name) is not None
 
 
 def decay_mask(params: tree.Tree) -> tree.Tree:

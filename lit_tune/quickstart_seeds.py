@@ -61,7 +61,7 @@ def table(runs: Sequence[Path]) -> list[str]:
     scores = json.loads((runs[0] / "final.json").read_text())["eval"]
     lines = []
     for one in prepared:
-        answers = [answers_of(run, one, config) for run in runs]
+        answers = [answers_of(run, one) for run in runs]
         keeps = {"": np.ones(len(one.rows), bool)}
         if one.eval_set.strict is not None:
             keeps["_strict"] = one.eval_set.strict
@@ -70,10 +70,10 @@ def table(runs: Sequence[Path]) -> list[str]:
     return lines
 
 
-def answers_of(run: Path, prepared: evaluation.Prepared, config: config_lib.ConfigDict) -> np.ndarray:
+def answers_of(run: Path, prepared: evaluation.Prepared) -> np.ndarray:
     """(KS, n) share of the two directions in which each picture of a set is a hit; every picture has one caption."""
     model = tower.load(run)
-    pixels = list(evaluation.pictures(prepared.source, prepared.rows, config))
+    pixels = list(evaluation.pictures(prepared.source, prepared.rows, prepared.picture))
     s = prepared.eval_set
     to_image, to_text = find(model.vision.embed_pixels(np.stack(pixels)), s.ztxt, s.owner, s.caption_group)
     return np.stack([(to_image.hits(k).astype(float) + to_text.hits(k)) / 2 for k in KS])

@@ -56,10 +56,14 @@ def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] 
 
     def step(state: State, batch: Batch, text_params: tree.Tree) -> tuple[State, dict, dict]:
         """One optimizer step; every array is global."""
-        def loss_of(params: tree.Tree) -> tuple[jax.Array, tuple[dict, dict]]:
+        frozen, trained = split_frozen(config, state["params"])
+
+        # Only what is trained is differentiated: nothing of the backward pass is computed for the rest.
+        def loss_of(trained: tree.Tree) -> tuple[jax.Array, tuple[dict, dict]]:
+            params = tree.merge(frozen, trained)
             return forward(config, mesh, image_tower, text_tower, params, text_params, batch, state["step"])
 
-        (loss, (metrics, embeddings)), grads = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
+        (loss, (metrics, embeddings)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
         loss = jnp.where(state["step"] == nan_at, jnp.nan, loss) if nan_at >= 0 else loss
         grad_norm = optim.global_norm(grads)  # before the clip
         start, stop = skip_batches
@@ -123,11 +127,14 @@ def kept_patches(config: ConfigDict, rows: int, step: jax.Array) -> jax.Array | 
 
 
 def update(config: ConfigDict, tx: Any, state: State, grads: tree.Tree, grad_norm: jax.Array, lr: jax.Array) -> State:
-    """The state after clip, AdamW, temperature clamp and EMA, as if every number were finite."""
-    params = state["params"]
+    """The state after clip, AdamW, temperature clamp and EMA, as if every number were finite.
+
+    `grads`, `grad_norm` and the moments in `opt_state` are those of the trained parameters only.
+    """
+    frozen, trained = split_frozen(config, state["params"])
     grads = optim.clip(grads, grad_norm, config.optim.clip_norm)
-    updates, opt_state = tx.update(grads, state["opt_state"], params)
-    params = jax.tree.map(lambda p, u: p - lr * u, params, updates)
+    updates, opt_state = tx.update(grads, state["opt_state"], trained)
+    params = tree.merge(frozen, jax.tree.map(lambda p, u: p - lr * u, trained, updates))
     if config.loss.logit_scale_max > 0:  # after the update, as the reference does; never below exp(0) = 1
         params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, jnp.log(config.loss.logit_scale_max))
     new = state | {"params": params, "opt_state": opt_state}
@@ -136,12 +143,18 @@ def update(config: ConfigDict, tx: Any, state: State, grads: tree.Tree, grad_nor
     return new
 
 
+def split_frozen(config: ConfigDict, params: tree.Tree) -> tuple[tree.Tree, tree.Tree]:
+    """(the parameters that `vision.freeze_blocks` keeps as they are, the trained ones)."""
+    return tree.split(params, lambda name: optim.frozen(name, optim.frozen_blocks(config)))
+
+
 def init_state(config: ConfigDict, image_tower: Tower, tx: Any, key: jax.Array) -> State:
     """The state at step 0: random weights, zero moments."""
     params = {"image": image_tower.init(key), "logit_scale": jnp.float32(config.loss.logit_scale_init)}
     if config.loss.name == "sigmoid":
         params["logit_bias"] = jnp.float32(config.loss.logit_bias_init)
-    state = {"step": jnp.int32(0), "params": params, "opt_state": tx.init(params), "skipped": jnp.int32(0)}
+    opt_state = tx.init(split_frozen(config, params)[1])
+    state = {"step": jnp.int32(0), "params": params, "opt_state": opt_state, "skipped": jnp.int32(0)}
     if config.optim.ema_decay > 0:
         state["ema"] = jax.tree.map(jnp.copy, params)  # a copy: the step donates both
     return state

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from lit_tune import config as configs
 from lit_tune.checkpoint import Checkpointer
-from lit_tune.convert import described
+from lit_tune.convert import described, onnx_session
 from lit_tune.description import TEXT_FILE, VISION_FILE, of_run, read_description, vision_tower
 from lit_tune.errors import CheckpointError, ConfigError, explain
 from lit_tune.model import Model, VisionEncoder
@@ -116,9 +116,17 @@ def _load_folder(folder: Path) -> Model:
     prompt = ""
     if (folder / VISION_FILE).is_file():
         page = read_description(folder / VISION_FILE)
-        params = described.read_params(folder, page["weights"], vision_tower(page).spec)
-        vision = VisionEncoder(page, params)
+        vision = _vision(folder, page)
     if (folder / TEXT_FILE).is_file():
         page = read_description(folder / TEXT_FILE)
         prompt, text = page["text"]["prefix"], partial(encode.read_folder, folder, page)
     return Model(vision, text, prompt)
+
+
+def _vision(folder: Path, page: dict[str, Any]) -> VisionEncoder:
+    """The image side that a folder's description is of."""
+    facts, preprocess = page["weights"], page["preprocess"]
+    if facts["layout"] == onnx_session.LAYOUT:
+        file = described.check_file(folder, facts)
+        return VisionEncoder(page, {}, onnx_session.vision_session(file, preprocess["mean"], preprocess["std"]))
+    return VisionEncoder(page, described.read_params(folder, facts, vision_tower(page).spec))

@@ -82,6 +82,7 @@ class Run:
     meta: dict[str, Any]  # goes into every checkpoint
     state: dict[str, Any]
     step: int  # steps trained so far
+    growth: watch.Growth | None  # None where a run starts from random numbers: there everything grows
     skipped: float = 0.0  # skipped steps at the last log line, at `logged` steps
     logged: int = 0
     cpu_start: float = field(default_factory=time.process_time)
@@ -128,14 +129,16 @@ def train(flags: TrainFlags, phases: Phases) -> int:
             if restored is None:
                 state = built.init(jax.random.key(config.seed))
                 if config.vision.init_from:
-                    state = start_from(state, warm_start.load_vision_params(config.vision.init_from, built.image_tower))
+                    state = start_from(state, warm_start.load_vision_params(
+                        config.vision.init_from, built.image_tower, config.vision.init_resample))
             else:
                 phases.saved_step, state, _ = restored
             step = phases.saved_step
             directory.resume_at(step)
             batches = Batches(source, text.rows, config, mesh, start_step=step)
+            growth = watch.Growth(evaluation.read_metrics(directory.path)) if config.vision.init_from else None
             run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, sets,
-                      evaluation.make_embedder(config, mesh), meta, state, step, logged=step,
+                      evaluation.make_embedder(config, mesh), meta, state, step, growth, logged=step,
                       skipped=float(jax.device_get(state["skipped"])))
             console.print_facts(config, built, source, text.facts, resumed_at=step)
             with batches:
@@ -196,6 +199,8 @@ def log(run: Run, writer: MetricWriter, clock: Throughput, batch: dict, metrics:
     values |= {f"train/{name}": float(value) for name, value in jax.device_get(shape).items()}
     if step <= config.log.block_stats_steps:
         values |= watch.block_stats(run.built, run.state["params"]["image"], batch["image"], config)
+        for warning in run.growth.look(values) if run.growth else ():
+            console.warn(f"step {step}: {warning}")
     run.directory.quarantine(run.batches.quarantine.drain())
     values |= {"data/bad_samples": run.batches.quarantine.counts["bad"],
                "data/batch_digest": run.batches.batch_digest(step - 1),
@@ -220,7 +225,7 @@ def evaluate(run: Run, writer: MetricWriter) -> dict[str, float]:
         # With several hosts one must not leave while the others wait in a collective: they stop after the evaluation.
         alone = distributed.num_processes() == 1
         metrics, vectors = evaluation.evaluate(
-            run.sets, run.config, run.embed, evaluation.weights_to_evaluate(run.state),
+            run.sets, run.embed, evaluation.weights_to_evaluate(run.state),
             rows=evaluation.batch_rows(run.config, run.mesh),
             should_stop=lambda: alone and run.phases.stop_requested())
         writer.write(step, "val", metrics)

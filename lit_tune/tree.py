@@ -48,6 +48,19 @@ def map_with_names(function: Callable[[str, Any], Any], tree: Tree) -> Tree:
     )
 
 
+def split(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
+    """(the nested dict of the leaves whose name is chosen, that of the others); `merge` joins them again."""
+    named = flatten(tree)
+    parts = ({name: leaf for name, leaf in named.items() if chosen(name) == side} for side in (True, False))
+    chosen_part, others = (unflatten(part) for part in parts)
+    return chosen_part, others
+
+
+def merge(one: Tree, other: Tree) -> Tree:
+    """One nested dict with the leaves of two that share no name."""
+    return unflatten(flatten(one) | flatten(other))
+
+
 def count(tree: Tree) -> int:
     """Number of scalars in all leaves (arrays or abstract arrays)."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

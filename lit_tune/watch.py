@@ -1,17 +1,22 @@
 """A closer look at a run on the steps that are logged: block statistics, arithmetic, numbers that went wrong."""
 
 import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from lit_tune import errors, tree
+from lit_tune import errors, optim, sharding, tree
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
 from lit_tune.step import Built
 
 PICTURES = 8  # of the batch that block statistics are taken on: a look, not a measurement
+GROWTH = 4.0  # a block's rms or largest logit this many times its first value is worth a warning
+SMALL_LOGIT = 1.0  # growth of logits counts from here: attention is near uniform below
+LOSS_RISE = 1.0  # so much above its first value, in nats, is a spike and not the noise of a batch
 
 
 def block_stats(built: Built, params: tree.Tree, image: jax.Array, config: ConfigDict) -> dict[str, float]:
@@ -23,22 +28,62 @@ def block_stats(built: Built, params: tree.Tree, image: jax.Array, config: Confi
         image: the global batch's pictures, uint8 (b, h, w, 3); the first few are looked at.
         config: of the run.
     """
+    mesh = built.shardings[0]["step"].mesh
     stats = jax.device_get(_block_stats(built.image_tower, params, image, tuple(config.data.mean),
-                                        tuple(config.data.std), config.dtype))
+                                        tuple(config.data.std), config.dtype, mesh))
     return {f"train/block_{i:02}_{name}": float(value) for name, row in stats.items() for i, value in enumerate(row)}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
-def _block_stats(tower: Tower, params: tree.Tree, image: jax.Array, mean: tuple, std: tuple, dtype: str) -> dict:
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5, 6))
+def _block_stats(tower: Tower, params: tree.Tree, image: jax.Array, mean: tuple, std: tuple, dtype: str,
+                 mesh: jax.sharding.Mesh) -> dict:
     pixels = two_towers.normalize_pixels(image[:PICTURES], mean, std)
-    return tower.apply(params, pixels, dtype=jnp.dtype(dtype), method="block_stats")
+    stats = tower.apply(params, pixels, dtype=jnp.dtype(dtype), method="block_stats")
+    # with several processes each can read only what it has whole
+    return jax.lax.with_sharding_constraint(stats, sharding.replicated(mesh))
+
+
+class Growth:
+    """Lines about a run from trained weights that leaves them: statistics of blocks or a loss far above the first.
+
+    What grows within the first few hundred steps mostly ends in a spike; every block and kind is named once.
+    """
+
+    def __init__(self, past: Iterable[Mapping[str, Any]]) -> None:
+        """Takes up where a run stopped.
+
+        Args:
+            past: the lines of its metrics.jsonl so far, none at its start.
+        """
+        self._first: dict[str, float] = {}
+        self._warned: set[str] = set()
+        for line in past:
+            if line["kind"] == "train":
+                self.look(line)
+
+    def look(self, values: Mapping[str, Any]) -> list[str]:
+        """The new warnings about the values of a log line, by their names in metrics.jsonl."""
+        warnings = []
+        for name, value in values.items():
+            kind = name.rpartition("_")[2] if name.startswith("train/block_") else name
+            if kind not in ("rms", "logit", "train/loss") or isinstance(value, str):  # nan is stored as a string
+                continue
+            first = self._first.setdefault(name, value)
+            floor = SMALL_LOGIT if kind == "logit" else 0.0
+            limit = first + LOSS_RISE if kind == "train/loss" else GROWTH * max(first, floor)
+            if value > limit and name not in self._warned:
+                self._warned.add(name)
+                warnings.append(errors.explain(
+                    name.removeprefix("train/"), expected=f"at most {limit:.4g} (it began at {first:.4g})",
+                    found=f"{value:.4g}", do="if the run gets worse, lower config.optim.lr or lengthen warmup_steps"))
+        return warnings
 
 
 def flops_per_pair(config: ConfigDict) -> float:
     """Multiply-adds x 2 of one training pair: forward and backward of the image tower, text vectors ready.
 
     Three times the forward pass: the backward pass computes a product for the input and one for the weight of each
-    forward product. Norms, softmax and the loss (under 1 %) are left out.
+    forward product. Norms, softmax and the loss (under 1 %) are left out, and the backward pass of frozen blocks.
     """
     v = config.vision
     patches = (v.image_size[0] // v.patch_size) * (v.image_size[1] // v.patch_size)
@@ -46,7 +91,9 @@ def flops_per_pair(config: ConfigDict) -> float:
     block = 2 * n * (4 * v.width**2 + 3 * v.width * v.mlp_dim) + 4 * n**2 * v.width
     patch = 2 * patches * v.patch_size**2 * 3 * v.width
     head = 2 * n * 2 * v.width**2 if v.pool in ("map", "nomic") else 0
-    return 3 * (v.depth * block + patch + head)
+    frozen = optim.frozen_blocks(config)
+    forward, still = v.depth * block + patch + head, frozen * block + (patch if frozen else 0)
+    return 3 * forward - 2 * still
 
 
 def check_numbers(step: int, skipped: float, steps: int) -> None:

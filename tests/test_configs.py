@@ -3,6 +3,7 @@
 A changed default shows up as a change of tests/golden/configs; `python tests/test_configs.py` writes those anew.
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from lit_tune import config as config_lib, config_check, errors
+from lit_tune import config as config_lib, config_check, config_start, errors
 
 GOLDEN = Path(__file__).parent / "golden" / "configs"
 SPECS = ["quickstart", "quickstart:dev", "finetune", "nomic_embed_vision_v1_5", "nomic_embed_vision_v1_5:best",
@@ -73,7 +74,7 @@ def test_finetune_starts_from_the_quick_starts_tower_and_text() -> None:
     mine, quick = config_lib.load("finetune"), config_lib.load("quickstart")
     towers = [config_lib.resolved(config)["vision"] for config in (mine, quick)]
     for tower in towers:
-        del tower["patch_dropout"]  # how a run treats the tower, not what it is
+        del tower["patch_dropout"], tower["init_spec"]  # how a run treats the tower, not what it is
     assert towers[0] == towers[1]
     assert config_lib.resolved(mine)["text"] == config_lib.resolved(quick)["text"]
 
@@ -92,13 +93,21 @@ def test_every_number_has_a_range_and_every_name_its_choices() -> None:
     assert set(config_check.CHOICES) <= set(values)
 
 
+def test_keys_of_a_start_are_keys_that_exist_and_no_part_of_the_tower() -> None:
+    from lit_tune.models import two_towers
+
+    vision = config_lib.load("quickstart").vision
+    assert set(config_start.OWN) - {"embed_dim"} == set(two_towers.RUN_KEYS) < set(vision)
+
+
 def test_names_that_are_accepted_are_names_that_exist() -> None:
     from lit_tune import losses
     from lit_tune.data import sources
-    from lit_tune.models import heads
+    from lit_tune.models import heads, layers
 
     assert set(config_check.CHOICES["loss.name"]) == set(losses.LOSSES)
     assert set(config_check.CHOICES["vision.pool"]) == set(heads.POOLS) - {"none"}
+    assert set(config_check.CHOICES["vision.act"]) == set(layers.ACTIVATIONS)
     assert set(config_check.EMOJI) == set(sources.EMOJI)
 
 
@@ -123,12 +132,37 @@ def test_overrides_take_the_type_of_the_key() -> None:
     ("optim.warmup_steps", "1_000_000", "fewer than total_steps"), ("eval.templates", "a photo", "{} where"),
     ("eval.sets", "unnamed", "name=shards or folder"), ("eval.best_metric", "val/none/x", "val/SET/metric"),
     ("mesh.fsdp", "-1", "at most one"), ("loss.logit_scale_max", "0.5", "at least 1"), ("text.sha256", "12", "64 hex"),
+    ("vision.init_resample", "nearest", "bicubic | pinv"), ("optim.layer_decay", "0", "(0, 1]"),
+    ("vision.freeze_blocks", "5", "at most the depth 4"), ("vision.freeze_blocks", "-2", "[-1, inf)"),
+    ("vision.freeze_blocks", "-1", "0 without vision.init_from"),
     ("data.crop_scale", "(1, 0.5)", "low <= high"), ("text.source", "live", "loss.extra_negatives"),
 ])
 def test_check_refuses_and_says_what_to_do(key: str, value: str, says: str) -> None:
     more = {"vision.class_token": [("vision.pool", "cls")], "text.source": [("loss.extra_negatives", "8")]}
     message = refusal("quickstart", (key, value), *more.get(key, []))
     assert says in message and "\n" not in message
+
+
+def test_a_key_of_the_family_that_is_not_trained_keeps_its_default() -> None:
+    other = refusal("quickstart", ("vision.act", "quick_gelu"))
+    assert "config.vision.act: expected its default gelu with vision.family=eva02, found quick_gelu" in other
+    vit = [("vision.family", "vit"), ("vision.rope_reference_grid", "(14, 14)")]
+    assert "config.vision.rope: expected its default True" in refusal("quickstart", *vit, ("vision.rope", "false"))
+    config = config_lib.load("quickstart", [*vit, ("vision.act", "gelu_tanh")])
+    config_lib.check(config, files=False)
+    from lit_tune.models import two_towers
+
+    assert two_towers.vision_spec(config).act == "gelu_tanh"
+
+
+def test_the_keys_of_each_family_are_the_fields_that_only_its_spec_has() -> None:
+    from lit_tune.models.two_towers import VISION_FAMILIES
+
+    fields = {name: [f.name for f in dataclasses.fields(spec)] for name, (spec, _) in VISION_FAMILIES.items()}
+    assert set(config_check.FAMILY_KEYS) == set(fields) == set(config_check.CHOICES["vision.family"])
+    for family, names in fields.items():
+        others = {name for other, found in fields.items() if other != family for name in found}
+        assert set(config_check.FAMILY_KEYS[family]) == set(names) - others
 
 
 def test_check_refuses_missing_data_and_starting_weights(tmp_path: Path) -> None:

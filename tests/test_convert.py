@@ -13,11 +13,15 @@ import reference
 from safetensors.numpy import save_file
 
 from lit_tune import convert, tree
-from lit_tune.convert import mapping, peer_text, peer_vision, timm, weights
+from lit_tune.convert import keymap, mapping, peer_vision, timm, weights
 from lit_tune.errors import ConfigError
 from lit_tune.exports import timm as timm_export
+from lit_tune.models import two_towers
 from lit_tune.models.bert import BertSpec
+from lit_tune.models.clip_text import ClipTextSpec
 from lit_tune.models.eva02 import VARIANTS, Eva02Spec
+from lit_tune.models.jina_bert import JinaBertSpec
+from lit_tune.models.modern_bert import ModernBertSpec
 from lit_tune.models.nomic_bert import NomicBertSpec
 from lit_tune.models.two_towers import tower_of
 
@@ -50,6 +54,15 @@ def assert_equal(ours: tree.Tree, theirs: tree.Tree) -> None:
 
 BERT = BertSpec(50, 24, 2, 32, 2, 4, 48, 1e-12, "mean", False, 0)
 NOMIC_BERT = NomicBertSpec(50, 2, 32, 2, 4, 48, 1e-12, 1000.0, 0.0, 0, "mean", True, 0)
+CLIP = ClipTextSpec(50, 24, 32, 2, 4, 48, 1e-5, "quick_gelu", True, "argmax", 2, 1, 20, False, False, 0)
+SIGLIP = ClipTextSpec(50, 24, 32, 2, 4, 48, 1e-6, "gelu_tanh", False, "last", -1, 1, 32, True, False, 0)
+JINA_BERT = JinaBertSpec(50, 2, 30, 2, 6, 48, 1e-12, "mean", False, 0)
+IMPORTED_ONLY = {
+    "XLM-R": ("hf", BertSpec(50, 26, 1, 32, 2, 4, 48, 1e-5, "mean", False, 0, first_position=2)),
+    "ModernBERT": ("hf", ModernBertSpec(50, 32, 4, 4, 48, 1e-5, 3, 4, 160e3, 10e3, "mean", False, 0)),
+    "SigLIP text": ("hf", SIGLIP),
+    "SigLIP text of open_clip": ("open_clip", SIGLIP),
+}
 TIMM_SPECS = {
     "fused, no sub-LN": eva02("eva02_tiny_patch14_224"),
     "split, sub-LN, mean": eva02(),
@@ -63,10 +76,16 @@ TIMM_SPECS = {
     "positions of another grid": eva02(pos_embed_grid=(3, 3)),
 }
 CASES = [("timm", spec) for spec in TIMM_SPECS.values()] + [
-    ("nomic", eva02(**NOMIC)),
+    ("nomic", eva02(**(NOMIC | {"image_size": (28, 28)}))),
     ("hf", BERT),
     ("hf", NOMIC_BERT),
     ("nomic", NOMIC_BERT),
+    ("hf", CLIP),
+    ("hf", dataclasses.replace(CLIP, embed_dim=0)),
+    ("open_clip", CLIP),
+    ("open_clip_custom_text", CLIP),
+    ("hf", JINA_BERT),
+    ("jina_clip", JINA_BERT),
 ]
 
 
@@ -74,11 +93,22 @@ CASES = [("timm", spec) for spec in TIMM_SPECS.values()] + [
 def test_weights_go_to_a_peer_and_back_bit_for_bit(layout: str, spec: Any) -> None:
     params = random_params(spec)
     named = mapping.to_peer(params, spec, layout)
-    assert_equal(mapping.from_peer(named, spec, layout), params)
+    assert_equal(mapping.from_peer(named, spec, layout.removesuffix("_custom_text")), params)
     again = mapping.to_peer(mapping.from_peer(named, spec, layout), spec, layout)
     assert set(again) == set(named) and all(np.array_equal(again[name], named[name]) for name in named)
     # every number is somewhere, once (a bias that only timm has is zeros)
     assert sum(np.count_nonzero(a) for a in named.values()) == sum(np.count_nonzero(a) for a in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", IMPORTED_ONLY)
+def test_what_is_imported_only_is_read_whole_and_its_export_refused_with_the_reason(name: str) -> None:
+    layout, spec = IMPORTED_ONLY[name]
+    params = random_params(spec)
+    named = mapping.write_with(keymap.TABLES[two_towers.family_of(spec), layout], params, spec)
+    assert_equal(mapping.from_peer(named, spec, layout), params)
+    with pytest.raises(ConfigError, match=f"{name.removesuffix(' of open_clip')}.*imported only") as caught:
+        mapping.to_peer(params, spec, layout)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", TIMM_SPECS)
@@ -203,27 +233,29 @@ def test_a_written_file_is_whole_or_absent_and_says_its_framework(tmp_path: Path
 @pytest.mark.parametrize(
     "config, layout, name",
     [
-        ({"model_type": "xlm-roberta"}, "hf", "XLM-R"),
-        ({"model_type": "modernbert"}, "hf", "ModernBERT"),
-        ({"model_type": "clip_text_model"}, "hf", "CLIP text"),
-        ({"model_type": "clip_vision_model"}, "hf", "OpenAI CLIP ViT"),
-        ({"model_type": "siglip_text_model"}, "hf", "SigLIP text"),
-        ({"model_type": "siglip_vision_model"}, "hf", "SigLIP ViT"),
-        ({"model_type": "bert", "position_embedding_type": "alibi"}, "hf", "JinaBERT"),
+        ({"model_type": "clip_vision_model", "hidden_act": "relu"}, "hf", "hidden_act='relu'"),
+        ({"model_type": "siglip2_vision_model"}, "hf", "SigLIP 2"),
         ({"model_type": "made up"}, "hf", "model_type made up"),
-        ({"architecture": "vit_base_patch16_siglip_224"}, "timm", "vit_base_patch16_siglip_224"),
-        ({"embed_dim": 64, "global_pool": "map"}, "timm", "SigLIP ViT"),
+        ({"architecture": "vit_so400m_patch14_siglip_384"}, "timm", "vit_so400m_patch14_siglip_384"),
+        ({"embed_dim": 64, "global_pool": "map"}, "timm", "a class token and global_pool='map'"),
+        ({"class_token": False, "norm_layer": "rmsnorm"}, "timm", "norm_layer='rmsnorm'"),
+        ({"class_token": False, "qkv_norm": True}, "timm", "qkv_norm=True"),
+        ({"use_rot_pos_emb": True}, "timm", "an Eva without SwiGLU"),
         ({"architecture": "eva02_base_patch14_224", "model_args": {"qk_norm": True}}, "timm", "qk_norm=True"),
         ({"swiglu_mlp": True, "novelty": 3}, "timm", "novelty=3"),
         ({"swiglu_mlp": True, "global_pool": "avgmax"}, "timm", "avgmax"),
         ({"swiglu_mlp": True, "global_pool": "map", "use_fc_norm": True}, "timm", "use_fc_norm=True"),
-        ({}, "open_clip", "EVA02-CLIP"),
+        ({}, "open_clip", "without vision_cfg"),
+        ({"embed_dim": 1024, "vision_cfg": {"layers": [3, 4, 6, 3]}}, "open_clip", "a ResNet of OpenAI CLIP"),
+        ({"embed_dim": 8, "vision_cfg": {"attentional_pool": True}}, "open_clip", "attentional_pool=True"),
+        ({"embed_dim": 8, "vision_cfg": {"novelty": 1}}, "open_clip", "novelty=1"),
+        ({"embed_dim": 8, "vision_cfg": {"timm_model_name": "resnet50"}}, "open_clip", "resnet50"),
+        ({"model_type": "jina_clip", "vision_config": {}}, "hf", "naive_swiglu=False"),
     ],
 )
 def test_what_is_not_supported_yet_is_said_by_name(config: dict[str, Any], layout: str, name: str) -> None:
     with pytest.raises(ConfigError, match="not yet supported") as caught:
-        text = "text" in name or name in ("XLM-R", "ModernBERT", "JinaBERT")
-        (peer_text.text_spec if text else peer_vision.vision_spec)(config, layout)
+        peer_vision.vision_spec(config, layout)
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
 

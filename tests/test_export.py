@@ -147,7 +147,7 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(
         ([run, out, "--format=nomic"], "expected a tower that it can hold, found pooling map; no bias on the keys"),
         ([f"--workdir={runs.nomic}", out, "--format=timm"], "found the nomic pooling head"),
         ([run, f"--out={tmp_path / 'used'}", "--format=timm"], "--out: expected a new or empty folder"),
-        ([run, out, "--format=caffe"], "--format: expected timm | nomic"),
+        ([run, out, "--format=caffe"], "--format: expected hf | timm | nomic | open_clip"),
         ([out, "--format=timm"], "expected --workdir=RUN or --model=DIR, found neither"),
         ([run, out, f"--model={runs.map}", "--format=timm"], "found both"),
         ([out, f"--model={runs.map}", "--step=3", "--format=timm"], "only runs have steps"),

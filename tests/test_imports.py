@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BELOW_STEP = {"models", "losses", "metrics", "optim", "sharding", "checkpoint", "data", "text", "evals", "convert"}
-SUBCOMMANDS = {"train", "eval", "embed", "search", "export", "cache_text", "verify"}
+SUBCOMMANDS = {"import", "train", "eval", "embed", "search", "export", "cache_text", "verify"}
 
 
 def module_files() -> dict[str, Path]:
@@ -115,17 +115,21 @@ def test_evals_are_given_functions_not_models() -> None:
 
 
 def test_data_loads_no_jax_but_in_the_loader_and_keymap_loads_no_torch() -> None:
-    for name in modules("data", "emoji", "cli", "flags", "config", "config_check", "errors", "paths", "__main__"):
+    no_jax = ("cli", "flags", "config", "config_check", "config_start", "errors", "paths", "__main__")
+    for name in modules("data", "emoji", *no_jax):
         if name not in ("lit_tune.data.loader", "lit_tune.data.__main__"):
             assert not roots(reached(name)) & {"jax", "flax", "optax", "orbax"}, f"{name} loads jax"
 
 
 def test_torch_and_tensorflow_are_imported_nowhere_but_where_peers_are_asked() -> None:
     peers = {"torch", "tensorflow", "timm", "open_clip", "sentence_transformers", "onnxruntime"}
-    for name in FILES:
-        asks = name == "lit_tune.exports.peers"
-        assert not roots(imports(name, lazy=not asks)) & peers, name
+    # peers check our exports, a pickle is read by torch, an ONNX file run by its runtime
+    asking = {"lit_tune.exports.peers", "lit_tune.convert.pickles", "lit_tune.exports.onnx",
+              "lit_tune.convert.onnx_session"}
+    for name in set(FILES) - set(modules("integrations")):  # which only a peer's own users import
+        assert not roots(imports(name, lazy=name not in asking)) & peers, name
         assert "transformers" not in roots(imports(name)), f"{name}: lazily, where a tokenizer is made"
+        assert name == "lit_tune.exports.peers" or "integrations" not in own(name), f"{name} imports an integration"
 
 
 def test_configs_import_only_ml_collections_and_common() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -13,10 +14,15 @@ from lit_tune import config as config_module, tree
 from lit_tune.errors import ConfigError
 from lit_tune.models import layers, two_towers
 from lit_tune.models.bert import Bert, BertSpec
-from lit_tune.models.eva02 import VARIANTS, Eva02, Eva02Spec, resample_positions, rope_tables
+from lit_tune.models.clip_text import ClipText, ClipTextSpec
+from lit_tune.models.eva02 import VARIANTS, Eva02, Eva02Spec, rope_tables
 from lit_tune.models.functional import Tower
 from lit_tune.models.heads import POOLS
+from lit_tune.models.jina_bert import JinaBert, JinaBertSpec
+from lit_tune.models.modern_bert import ModernBert, ModernBertSpec
 from lit_tune.models.nomic_bert import NomicBert, NomicBertSpec
+from lit_tune.models.vision import VisionSpec, resample_positions
+from lit_tune.models.vit import Vit, VitSpec
 
 SMALL = dict(image_size=(28, 42), width=32, depth=1, num_heads=2, mlp_dim=48, pool_mlp_dim=40)
 
@@ -26,12 +32,21 @@ def small(**changes: Any) -> Eva02Spec:
     return dataclasses.replace(VARIANTS["eva02_base_patch14_224"], **(SMALL | {"pool": "map"} | changes))
 
 
+def small_vit(**changes: Any) -> VitSpec:
+    """CLIP's tower with 2 x 3 patches."""
+    clip = dict(
+        qkv_bias=True, class_token=True, pos_embed=True, pos_embed_grid=(0, 0), norm_eps=1e-5, pool="cls",
+        pool_norm_eps=1e-5, final_norm=True, embed_dim=0, embed_bias=False, act="quick_gelu", pre_norm=True,
+        patch_bias=False, norm_after_pool=False, patch_size=14)
+    return VitSpec(**(clip | SMALL | changes))
+
+
 def normal(seed: int, *shape: int) -> np.ndarray:
     """Normal float32 numbers. numpy's, because jax compiles its own anew for every shape."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def pixels(spec: Eva02Spec, b: int = 3) -> jax.Array:
+def pixels(spec: VisionSpec, b: int = 3) -> jax.Array:
     """Random normalised pixels of a spec's size."""
     return jnp.asarray(normal(1, b, *spec.image_size, 3))
 
@@ -48,8 +63,17 @@ def shaken(tower: Tower) -> tree.Tree:
     return tree.unflatten({name: jnp.asarray(x + name.endswith("scale")) for name, x in noise.items()})
 
 
+CLIP = ClipTextSpec(50, 24, 32, 2, 4, 48, 1e-5, "quick_gelu", True, "argmax", 11, 1, 20, False, False, 0)
+SIGLIP = ClipTextSpec(50, 24, 32, 2, 4, 48, 1e-6, "gelu_tanh", False, "last", -1, 1, 32, True, False, 0)
+MODERN = ModernBertSpec(50, 32, 4, 4, 48, 1e-5, 3, 4, 160e3, 10e3, "mean", False, 0)
 TEXTS = {
     "bert": Tower(Bert, BertSpec(50, 24, 2, 32, 2, 4, 48, 1e-12, "mean", False, 0)),
+    "xlm_roberta": Tower(Bert, BertSpec(50, 26, 1, 32, 2, 4, 48, 1e-5, "last", False, 0, first_position=2)),
+    "clip, largest id": Tower(ClipText, CLIP),
+    "clip, first eos": Tower(ClipText, dataclasses.replace(CLIP, pool="eos", embed_dim=0, act="gelu")),
+    "siglip": Tower(ClipText, SIGLIP),
+    "modern_bert": Tower(ModernBert, MODERN),
+    "jina_bert": Tower(JinaBert, JinaBertSpec(50, 2, 30, 2, 6, 48, 1e-12, "mean", False, 0)),
     "nomic_bert": Tower(NomicBert, NomicBertSpec(50, 2, 32, 2, 4, 48, 1e-12, 1000.0, 0.0, 0, "mean", True, 0)),
     "nomic_bert, stretched": Tower(NomicBert, NomicBertSpec(50, 2, 32, 2, 4, 48, 1e-12, 1e3, 2.0, 4, "cls", True, 8)),
 }
@@ -68,6 +92,38 @@ def test_init_abstract_and_apply_agree_about_names_shapes_and_types(pool: str) -
     assert out.shape == ((3, 7, 32) if pool == "none" else (3, 20)) and out.dtype == jnp.float32
     gradient = jax.eval_shape(jax.grad(lambda p: jnp.sum(tower.apply(p, pixels(spec)))), params)
     assert jax.tree.structure(gradient) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_plain_vit_has_the_names_that_its_switches_say(pool: str) -> None:
+    tower = two_towers.tower_of(small_vit(pool=pool, embed_dim=32, embed_square=True))
+    assert isinstance(tower, Tower) and tower.cls is Vit
+    params = shaken(tower)
+    named = tree.flatten(params)
+    assert {"norm_pre/scale", "blocks/0/attn/k/bias", "head/kernel"} <= set(named) and "patch_embed/bias" not in named
+    assert ("attn_pool/mlp/fc1/kernel" in named) == (pool == "map")
+    assert apply(tower, params, pixels(tower.spec)).shape == ((3, 7, 32) if pool == "none" else (3, 32))
+    plain = two_towers.tower_of(small_vit(pool=pool, pre_norm=False, patch_bias=True, embed_dim=32)).abstract()
+    assert "norm_pre" not in plain and "bias" in plain["patch_embed"] and "head" not in plain
+
+
+def test_a_norm_before_or_after_the_class_token_is_taken_changes_only_the_tokens() -> None:
+    before, after = (Tower(Vit, small_vit(norm_after_pool=late)) for late in (False, True))
+    params = shaken(before)
+    moved = {name: leaf for name, leaf in params.items() if name != "norm"} | {"fc_norm": params["norm"]}
+    image = pixels(before.spec)
+    np.testing.assert_allclose(apply(before, params, image), apply(after, moved, image), rtol=1e-6)
+    tokens = [apply(*pair, image, method="tokens") for pair in ((before, params), (after, moved))]
+    assert not np.allclose(*tokens)
+
+
+@pytest.mark.parametrize("act", layers.ACTIVATIONS)
+def test_activations_are_their_formulas_in_float64(act: str) -> None:
+    x = np.linspace(-4, 4, 101)
+    tanh = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    erf = np.vectorize(math.erf)(x / np.sqrt(2))
+    expected = {"gelu": 0.5 * x * (1 + erf), "gelu_tanh": tanh, "quick_gelu": x / (1 + np.exp(-1.702 * x))}
+    np.testing.assert_allclose(layers.ACTIVATIONS[act](jnp.asarray(x, jnp.float32)), expected[act], atol=1e-6)
 
 
 def test_a_missing_parameter_is_named() -> None:
@@ -115,8 +171,9 @@ def test_bfloat16_is_near_float32_and_comes_back_as_float32() -> None:
     assert np.max(np.abs(rough - exact)) < 0.05 * np.max(np.abs(exact))
 
 
-def test_block_stats_are_those_of_the_stages() -> None:
-    tower = Tower(Eva02, small(depth=2))
+@pytest.mark.parametrize("spec", [small(depth=2), small_vit(depth=2)], ids=two_towers.family_of)
+def test_block_stats_are_those_of_the_stages(spec: VisionSpec) -> None:
+    tower = two_towers.tower_of(spec)
     params, image = shaken(tower), pixels(tower.spec)
     stats = apply(tower, params, image, method="block_stats")
     stages = apply(tower, params, image, method="stages")
@@ -142,13 +199,16 @@ def test_a_stored_grid_of_positions_serves_another_image_size() -> None:
 def test_padding_changes_no_real_token_and_no_vector(name: str) -> None:
     tower = TEXTS[name]
     params = shaken(tower)
-    ids = jnp.asarray(np.random.default_rng(3).integers(0, 50, (2, 9)))
+    ids = jnp.asarray(np.random.default_rng(3).integers(20, 49, (2, 9)).astype(np.int32)).at[:, 6].set(11)
     mask = jnp.ones((2, 9), jnp.int32)
     padded = (jnp.pad(ids, ((0, 0), (0, 7)), constant_values=11), jnp.pad(mask, ((0, 0), (0, 7))))
     close = dict(rtol=1e-5, atol=1e-5)
     tokens = [apply(tower, params, *given, method="tokens") for given in ((ids, mask), padded)]
-    np.testing.assert_allclose(tokens[1][:, :9], tokens[0], **close)
-    np.testing.assert_allclose(apply(tower, params, *padded), apply(tower, params, ids, mask), **close)
+    np.testing.assert_allclose(tokens[1][:, :9], tokens[0][:, :9], **close)
+    vectors = apply(tower, params, ids, mask)
+    assert vectors.shape == (2, tower.spec.out_dim) and vectors.dtype == jnp.float32
+    np.testing.assert_allclose(apply(tower, params, *padded), vectors, **close)
+    assert not np.allclose(apply(tower, params, ids.at[:, 2].set(7), mask), vectors, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -160,8 +220,10 @@ def test_an_empty_text_gives_finite_numbers_and_gradients(name: str) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_a_text_longer_than_berts_positions_is_refused() -> None:
-    tower, ids = TEXTS["bert"], jnp.zeros((1, 25), jnp.int32)
+@pytest.mark.parametrize("name", ["bert", "xlm_roberta", "clip, first eos", "siglip"])
+def test_a_text_longer_than_the_positions_is_refused(name: str) -> None:
+    tower, ids = TEXTS[name], jnp.zeros((1, 25), jnp.int32)
+    assert tower.spec.max_tokens == 24
     with pytest.raises(ConfigError, match="at most 24 tokens, found 25"):
         apply(tower, shaken(tower), ids, ids)
 

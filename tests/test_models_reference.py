@@ -20,7 +20,7 @@ from lit_tune.convert import keymap, keymap_text, keymap_vision, mapping
 from lit_tune.convert.peer_text import text_spec
 from lit_tune.convert.peer_vision import vision_spec
 from lit_tune.errors import ConfigError
-from lit_tune.models.two_towers import l2_normalize, tower_of
+from lit_tune.models.two_towers import family_of, l2_normalize, tower_of
 from lit_tune.text import weights as text_weights
 
 TIMM, NOMIC, NOMIC_TEXT, TEXTS = "a_timm", "b_nomic_vision", "c_text_nomic", "c_text_towers"
@@ -59,11 +59,12 @@ def check_gradients(
 ) -> None:
     """Compare the gradient of every weight and of the pixels, under the peer's names."""
     layout = {TIMM: "timm", NOMIC: "nomic"}[folder]
+    table = keymap.TABLES[family_of(tower.spec), layout]
     theirs = reference.arrays(folder, case, ".grads.safetensors")
     seed = reference.entry(folder, case)["fill_seed"]
     cotangent = reference.draw("cotangent", stored["pooled"].shape, seed)
     of_params, of_pixels = vision_gradients(tower, reference.pixels(stored), cotangent, unit)
-    ours = mapping.write_with(keymap.TABLES["eva02", layout], of_params, tower.spec)
+    ours = mapping.write_with(table, of_params, tower.spec)
     ours["__pixels__"] = np.asarray(of_pixels).transpose(0, 3, 1, 2)
     theirs = {name: array for name, array in theirs.items() if name in ours}
     assert set(ours) - {"__pixels__"} <= set(theirs), "every weight has a gradient"
@@ -76,16 +77,14 @@ def check_gradients(
 
 
 @pytest.mark.parametrize("case", reference.cases(TIMM))
-def test_eva02_is_timms(case: str) -> None:
+def test_eva02_and_vit_are_timms(case: str) -> None:
     found = reference.entry(TIMM, case)
-    if found["cls"] != "Eva":
-        with pytest.raises(ConfigError, match="not yet supported"):
-            convert.vision(reference.weights(TIMM, case), found["kwargs"], "timm")
-        return reference.not_yet(case, found["cls"])
     stored = reference.arrays(TIMM, case)
     tower = convert.vision(reference.weights(TIMM, case), found["kwargs"], "timm")
     ours = stages(tower, reference.pixels(stored))
-    ours["rope_sin_cos"] = rope_sin_cos(ours, int(tower.spec.class_token))
+    assert family_of(tower.spec) == {"Eva": "eva02", "VisionTransformer": "vit"}[found["cls"]]
+    if "rope_sin_cos" in stored:
+        ours["rope_sin_cos"] = rope_sin_cos(ours, int(tower.spec.class_token))
     reference.check(case, ours, {n: a for n, a in stored.items() if n != "pixels"}, reference.FORWARD)
     assert reference.rel(tower(reference.pixels(stored)), stored["pooled"]) <= reference.FORWARD
     assert reference.rel(tower.tokens(reference.pixels(stored)), stored["forward_features"]) <= reference.FORWARD
@@ -211,16 +210,22 @@ def test_the_nomic_text_tower_is_transformers_own(case: str) -> None:
 def test_text_towers_are_transformers(case: str) -> None:
     found = reference.entry(TEXTS, case)
     config = json.loads(found["config"]) if isinstance(found["config"], str) else found["config"]
-    if config["model_type"] != "bert":
-        with pytest.raises(ConfigError, match="not yet supported"):
-            convert.text(reference.weights(TEXTS, case), config, "hf")
-        return reference.not_yet(case, config["model_type"])
     stored = reference.arrays(TEXTS, case)
     ids, mask = stored.pop("input_ids"), stored.pop("attention_mask")
-    stored.pop("pooler_output")  # no embedding model uses it, and our tower has none
     tower = convert.text(reference.weights(TEXTS, case), config, "hf")
-    ours = stages(tower, ids, mask) | {"mean_pooled": tower(ids, mask)}
+    ours = stages(tower, ids, mask)
+    ours["mean_pooled"] = mean_over(ours["last_hidden_state"], mask)
+    if "clip" in case or "siglip" in case:
+        ours["pooler_output"] = tower(ids, mask)  # they pool by their own rule
+    else:
+        stored.pop("pooler_output", None)  # no embedding model uses it, and our tower has none
+        assert reference.rel(tower(ids, mask), stored["mean_pooled"]) <= reference.FORWARD
     reference.check(case, real_tokens(ours, mask), real_tokens(stored, mask), reference.FORWARD)
+
+
+def mean_over(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The mean of the tokens where the mask is 1."""
+    return np.einsum("bsd,bs->bd", tokens, mask) / mask.sum(1, keepdims=True)
 
 
 @pytest.mark.parametrize("case", [c for c in reference.cases(TEXTS) if c == "minilm"])

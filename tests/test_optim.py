@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import reference
 import stored_runs
@@ -142,6 +143,45 @@ def test_the_state_of_the_optimizer_has_one_structure_for_all_decays() -> None:
 def test_the_average_moves_by_its_share() -> None:
     average = optim.ema({"a": jnp.float32([0.0, 10.0])}, {"a": jnp.float32([1.0, 10.0])}, 0.9)
     np.testing.assert_allclose(average["a"], [0.1, 10.0], rtol=1e-6)
+
+
+# Rates of layers, frozen layers.
+
+LAYERS = {  # of a tower with 3 blocks: embeddings, blocks, and what comes after them
+    "image/patch_embed/kernel": 0, "image/patch_embed/bias": 0, "image/cls_token": 0, "image/pos_embed": 0,
+    "image/norm_pre/scale": 0, "image/blocks/0/norm1/scale": 1, "image/blocks/1/attn/q/kernel": 2,
+    "image/blocks/2/mlp/norm/bias": 3, "image/norm/scale": 4, "image/fc_norm/bias": 4, "image/attn_pool/q/kernel": 4,
+    "image/head/kernel": 4, "logit_scale": 4, "logit_bias": 4,
+}
+
+
+def test_the_rate_falls_by_its_factor_from_layer_to_layer() -> None:
+    """Adam's first direction is the gradient's sign, so that what is left is the rate; decay is scaled with it."""
+    config = config_of(b1=0.9, b2=0.95, eps=1e-12, wd=0.1, layer_decay=0.5)
+    config = config.unlock()
+    config.vision.depth = 3
+    tx = optim.make_tx(config)
+    params = tree.unflatten({name: jnp.float32([2.0, -3.0]) for name in LAYERS})
+    grads = tree.unflatten({name: jnp.float32([1e-3, -5.0]) for name in LAYERS})
+    updates, _ = tx.update(grads, tx.init(params), params)
+    for name, update in tree.flatten(updates).items():
+        direction = np.array([1.0, -1.0]) + (0.1 * np.array([2.0, -3.0]) if optim.decays(name) else 0.0)
+        np.testing.assert_allclose(update, 0.5 ** (4 - LAYERS[name]) * direction, rtol=1e-5, err_msg=name)
+
+
+def test_one_rate_for_all_layers_leaves_every_bit() -> None:
+    config, rng = config_of(wd=0.1), np.random.default_rng(0)
+    params = tree.unflatten({name: jnp.float32(rng.standard_normal(5)) for name in LAYERS})
+    updates, _ = optim.make_tx(config).update(params, optim.make_tx(config).init(params), params)
+    plain = optax.chain(optax.scale_by_adam(b1=config.optim.b1, b2=config.optim.b2, eps=config.optim.eps),
+                        optax.add_decayed_weights(0.1, mask=optim.decay_mask))
+    jax.tree.map(np.testing.assert_array_equal, updates, plain.update(params, plain.init(params), params)[0])
+
+
+def test_frozen_are_the_first_blocks_and_what_comes_before_them() -> None:
+    for blocks in range(4):
+        frozen = {name for name in LAYERS if optim.frozen(name, blocks)}
+        assert frozen == ({name for name, layer in LAYERS.items() if layer <= blocks} if blocks else set())
 
 
 # Who decays.

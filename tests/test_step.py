@@ -242,6 +242,51 @@ def test_the_compiled_step_gathers_the_text_once_and_no_image() -> None:
     assert not re.search(r" all-to-all\(", hlo)
 
 
+@cache
+def with_frozen(blocks: int) -> tuple[step_module.Built, ConfigDict]:
+    """A step of two blocks on two devices, the first `blocks` of them frozen (-1: all)."""
+    config = config_of(vision__depth=2, vision__freeze_blocks=blocks, optim__ema_decay=0.5, optim__clip_norm=0.0)
+    return step_module.build_step(config, mesh_of(1, 2)), config
+
+
+FROZEN = ("image/blocks/0/", "image/patch_embed/", "image/cls_token", "image/pos_embed")
+
+
+def test_frozen_blocks_have_no_moments_and_keep_every_bit_and_the_rest_trains_as_ever() -> None:
+    states, log = run(*with_frozen(1), steps=3)
+    free, free_log = run(*with_frozen(0), steps=3)
+    for name in states[0]:
+        if name.startswith(("params/", "ema/")):
+            still = name.partition("/")[2].startswith(FROZEN)
+            assert np.array_equal(states[0][name], states[-1][name]) == still, name
+    moments = {name.partition("/")[2].partition("/")[2] for name in states[0] if name.startswith("opt_state/")}
+    assert "mu/image/blocks/1/attn/q/kernel" in moments and not any(part in name for name in moments for part in FROZEN)
+    # The first update that moves anything: the same for what is trained, and the norm is that of what is trained.
+    assert log[0]["loss"] == pytest.approx(free_log[0]["loss"], rel=1e-6)
+    assert 0 < log[0]["grad_norm"] < free_log[0]["grad_norm"]
+    for name, leaf in states[2].items():
+        if name.startswith("params/") and not name.partition("/")[2].startswith(FROZEN):
+            if "attn_pool/k/bias" not in name:  # its true gradient is 0, see assert_close
+                np.testing.assert_allclose(leaf, free[2][name], rtol=1e-4, atol=2e-6, err_msg=name)
+
+
+def test_no_backward_pass_is_computed_for_frozen_blocks() -> None:
+    flops = {blocks: with_frozen(blocks)[0].step.lower(*with_frozen(blocks)[0].abstract).cost_analysis()["flops"]
+             for blocks in (0, 1, -1)}
+    n, width, mlp = 5, WIDTH, 32
+    block = ROWS * (2 * n * (4 * width**2 + 3 * width * mlp) + 4 * n**2 * width)  # products of one forward pass
+    assert flops[0] - flops[1] > 2 * block and flops[1] - flops[-1] > 1.5 * block  # its inputs' were gone already
+    assert flops[-1] > 2 * block  # the forward pass is there
+
+
+def test_the_whole_trunk_can_be_frozen_and_the_head_trains() -> None:
+    _, config = with_frozen(-1)
+    params = two_towers.vision_tower(config).abstract()
+    frozen, trained = step_module.split_frozen(config, {"image": params, "logit_scale": 0})
+    assert set(trained["image"]) == {"norm", "attn_pool"} and set(frozen["image"]["blocks"]) == {"0", "1"}
+    assert tree.count(tree.merge(frozen, {"image": trained["image"]})) == tree.count(params)
+
+
 def test_kept_patches_depend_on_step_and_row_only() -> None:
     config = config_of(vision__image_size=(64, 64), vision__patch_dropout=0.75)
     kept = np.array(step_module.kept_patches(config, 8, jnp.int32(3)))

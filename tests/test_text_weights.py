@@ -13,8 +13,9 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
+from lit_tune import fetch
 from lit_tune.errors import ConfigError
-from lit_tune.text import fetch, weights
+from lit_tune.text import weights
 from lit_tune.text.weights import find
 
 NAME = "all-MiniLM-L6-v2"

@@ -190,7 +190,7 @@ def test_folders_that_are_no_model_are_one_line(tmp_path: Path, config) -> None:
         ({"kind": "sound"}, "found kind 'sound'"),
         ({"spec": None}, "expected the key 'spec'"),
         ({"preprocess": {"image_size": [16, 16]}}, "found no preprocess.resize"),
-        ({"family": "vit"}, "expected family eva02, found vit"),
+        ({"family": "resnet"}, "expected family eva02 or vit, found resnet"),
     ],
 )
 def test_descriptions_that_are_not_whole_are_refused(change: dict, message: str, config) -> None:
@@ -235,16 +235,13 @@ def test_a_run_may_start_from_a_run_an_export_or_a_timm_folder(
     wider = two_towers.vision_tower(small_config(tmp_path / "text", vision__embed_dim=24))
     params = warm_start.load_vision_params(str(tmp_path / "run"), wider)
     assert params["head"]["kernel"].shape == (16, 24)
-    assert "has no head: random numbers there" in capsys.readouterr().err
+    assert "no head to start from: random numbers there" in capsys.readouterr().err
 
 
 def test_another_trunk_to_start_from_is_refused(tmp_path: Path, config) -> None:
     write_run(tmp_path / "run", config)
-    for change, message in ({"vision__num_heads": 1}, "expected num_heads 1, found num_heads 2"), (
-        {"vision__image_size": "32,32"}, r"expected \(1, 17, 16\), found pos_embed \(1, 5, 16\)"
-    ):  # fmt: skip
-        other = two_towers.vision_tower(small_config(tmp_path / "text", **change))
-        with pytest.raises(ConfigError, match=message):
-            warm_start.load_vision_params(str(tmp_path / "run"), other)
+    other = two_towers.vision_tower(small_config(tmp_path / "text", vision__num_heads=1))
+    with pytest.raises(ConfigError, match="expected num_heads 1, found num_heads 2"):
+        warm_start.load_vision_params(str(tmp_path / "run"), other)
     with pytest.raises(ConfigError, match="vision.init_from: expected a run, an export, or timm's config.json"):
         warm_start.load_vision_params(str(tmp_path / "none"), two_towers.vision_tower(config))

@@ -60,8 +60,9 @@ def vision(weights: str | Path | Mapping[str, Any], config: Mapping[str, Any], l
     Raises:
         ConfigError: weights that do not belong to the config, are not finite, or a family not supported yet.
     """
-    spec = vision_spec(config, layout)
-    return ConvertedTower(mapping.from_peer(weight_files.read(weights), spec, layout), spec)
+    named = weight_files.read(weights)
+    spec = vision_spec(config, layout, named)
+    return ConvertedTower(mapping.from_peer(named, spec, layout), spec)
 
 
 def text(
@@ -76,11 +77,12 @@ def text(
     Args:
         weights, config: as `vision`.
         layout: hf | nomic | open_clip.
-        pool: mean | cls.
-        layer_norm: LayerNorm without affine on the pooled vector (nomic-embed-text-v1.5).
+        pool: mean | cls | last; CLIP and SigLIP pool by their own rule, Jina CLIP by the mean, whatever is given.
+        layer_norm: LayerNorm without affine on the vector (nomic-embed-text-v1.5).
 
     Raises:
         ConfigError: as `vision`.
     """
-    spec = text_spec(config, layout, pool=pool, layer_norm=layer_norm)
-    return ConvertedTower(mapping.from_peer(weight_files.read(weights), spec, layout), spec)
+    named = weight_files.read(weights)
+    spec = text_spec(config, layout, pool=pool, layer_norm=layer_norm, names=named)
+    return ConvertedTower(mapping.from_peer(named, spec, layout), spec)

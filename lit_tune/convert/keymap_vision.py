@@ -1,6 +1,8 @@
-"""The table of names, vision towers: timm's Eva, contrastors' NomicVisionModel."""
+"""The table of names, EVA02: timm's Eva, BAAI's own spelling, open_clip around both, contrastors' NomicVisionModel."""
 
-from lit_tune.convert.rules import QKV_BIASES, QKV_KERNELS, Rule, pair
+from dataclasses import replace
+
+from lit_tune.convert.rules import QKV_BIASES, QKV_KERNELS, Rule, pair, prefixed
 
 _GATE_VALUE = ("blocks/{i}/mlp/fc1_g", "blocks/{i}/mlp/fc1_x")  # timm's joined fc1 has the gate first
 
@@ -43,6 +45,45 @@ TIMM_HEAD: tuple[Rule, ...] = (  # timm's classifier always has a bias
     Rule("head.bias", ("head/bias",), "same", "projects embed_bias"),
     Rule("head.bias", ("head/kernel",), "zeros", "projects !embed_bias"),
 )
+TIMM_WHOLE = (*TIMM_TRUNK, *prefixed("attn_pool.", TIMM_POOL, "map"), *TIMM_HEAD)
+# Weights of masked image modelling have `norm` before a head that is not there any more; timm moves it behind a mean.
+TIMM_MIM = (
+    *(rule for rule in TIMM_WHOLE if not rule.peer.startswith("fc_norm")),
+    *pair("norm", "fc_norm", "same", "norms_pooled"),
+)
+
+# BAAI's names (and so Jina CLIP's), after timm's reader of them, models/eva.py `checkpoint_filter_fn` 1.0.31
+_EVA_NAMES = {"attn.norm": "attn.inner_attn_ln", "mlp.norm": "mlp.ffn_ln", "mlp.fc1_g": "mlp.w1",
+              "mlp.fc1_x": "mlp.w2", "mlp.fc1.": "mlp.w12.", "mlp.fc2": "mlp.w3", "q_proj.bias": "q_bias",
+              "v_proj.bias": "v_bias"}  # fmt: skip
+
+
+def _eva(rule: Rule) -> Rule:
+    """A rule for timm's array under the name that BAAI has for it."""
+    for timm, eva in _EVA_NAMES.items():
+        rule = replace(rule, peer=rule.peer.replace(timm, eva))
+    return rule
+
+
+EVA = tuple(_eva(rule) for rule in TIMM_WHOLE)
+EVA_MIM = tuple(_eva(rule) for rule in TIMM_MIM)
+JINA = (  # Jina CLIP's vision model: no `head` where the output is as wide as the trunk, but perhaps a projection
+    *prefixed("vision_model.", tuple(_eva(rule) for rule in TIMM_TRUNK)),
+    Rule("vision_model.head.weight", ("head/kernel",), "linear", "projects embed_bias"),
+    Rule("vision_model.head.bias", ("head/bias",), "same", "projects embed_bias"),
+    Rule("visual_projection.weight", ("head/kernel",), "linear", "projects !embed_bias"),
+)
+
+
+def open_clip_trunk(timm: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """A timm tower inside open_clip with open_clip's own projection behind it (timm_proj = "linear")."""
+    return (
+        *prefixed("visual.trunk.", tuple(rule for rule in timm if not rule.peer.startswith("head."))),
+        Rule("visual.head.proj.weight", ("head/kernel",), "linear", "projects"),
+        Rule("visual.head.proj.bias", ("head/bias",), "same", "projects embed_bias"),
+    )
+
+
 NOMIC_TRUNK: tuple[Rule, ...] = (
     *pair("embeddings.proj", "patch_embed", "patch"),
     Rule("embeddings.cls_token", ("cls_token",), "same", "class_token"),

@@ -12,30 +12,118 @@ def refuse(spec: Any, layout: str) -> None:
     Raises:
         ConfigError: it cannot; the line says why.
     """
-    reasons = {"timm": _not_in_timm, "nomic": _not_in_nomic}
-    if family_of(spec) != "eva02" or layout not in reasons:
+    family = family_of(spec)
+    if _imported_only(spec):
+        do = "copy the model's own files"
+        raise ConfigError(
+            explain(f"{layout} layout", expected="a tower that is written too", found=_imported_only(spec), do=do)
+        )
+    if (family, layout) not in _REASONS:
         return
-    found = reasons[layout](spec)
+    found = _REASONS[family, layout](spec)
     if found:
-        do = "export another format" if layout == "timm" else "export --format=timm"
+        do = "export --format=timm" if layout == "nomic" else "export another format"
         raise ConfigError(
             explain(f"{layout} layout", expected="a tower that it can hold", found="; ".join(found), do=do)
         )
 
 
-def _not_in_timm(spec: Any) -> list[str]:
-    eps = {spec.norm_eps} | ({spec.sub_ln_eps} if spec.sub_ln else set())
-    eps |= {spec.pool_norm_eps} if spec.pool == "map" else set()
+def _imported_only(spec: Any) -> str:
+    """What a text tower is that we read and do not write; "" for those that we write."""
+    family = family_of(spec)
     facts = {
-        "the nomic pooling head": spec.pool == "nomic",
-        "a trained bias on the keys": spec.key_bias,
-        f"a LayerNorm eps of {max(eps)} (timm has 1e-6)": eps != {1e-6},
+        "ModernBERT, which is imported only": family == "modern_bert",
+        "XLM-R (RoBERTa's positions), which is imported only": family == "bert" and spec.first_position > 0,
+        "SigLIP text, which is imported only": family == "clip_text" and not spec.causal,
     }
+    return next((what for what, holds in facts.items() if holds), "")
+
+
+def fits_openai(spec: Any) -> bool:
+    """Whether a plain ViT can go into open_clip under OpenAI's own names; else it goes as a timm tower inside."""
+    return not _not_in_openai(spec)
+
+
+def _true(facts: dict[str, bool]) -> list[str]:
     return [what for what, holds in facts.items() if holds]
 
 
+def _eps_of(spec: Any) -> set[float]:
+    """The eps of all norms that a tower has."""
+    eps = {spec.norm_eps} | ({spec.pool_norm_eps} if spec.pool in ("map", "nomic") else set())
+    return eps | ({spec.sub_ln_eps} if family_of(spec) == "eva02" and spec.sub_ln else set())
+
+
+def _eva02_not_in_timm(spec: Any) -> list[str]:
+    eps = _eps_of(spec)
+    return _true({
+        "the nomic pooling head": spec.pool == "nomic",
+        "a trained bias on the keys": spec.key_bias,
+        f"a LayerNorm eps of {max(eps)} (timm has 1e-6)": eps != {1e-6},
+    })  # fmt: skip
+
+
+def _vit_not_in_timm(spec: Any) -> list[str]:
+    eps = _eps_of(spec)
+    return _true({
+        "the nomic pooling head": spec.pool == "nomic",
+        "a class token under MAP pooling (timm leaves it out there)": spec.pool == "map" and spec.class_token,
+        f"a head of another hidden width, {spec.pool_mlp_dim}":
+            spec.pool == "map" and spec.pool_mlp_dim != spec.mlp_dim,
+        "a bias of the patches with a norm before the blocks": spec.pre_norm and spec.patch_bias,
+        "no bias of the patches without a norm before the blocks": not spec.pre_norm and not spec.patch_bias,
+        f"a LayerNorm eps of {max(eps)} (timm has 1e-6 or 1e-5)": eps not in ({1e-6}, {1e-5}),
+    })  # fmt: skip
+
+
+def _not_in_openai(spec: Any) -> list[str]:
+    return _true({
+        f"pooling {spec.pool}": spec.pool not in ("cls", "mean"),
+        "no class token": not spec.class_token,
+        "no position embedding": not spec.pos_embed,
+        "no biases on q, k and v": not spec.qkv_bias,
+        "a bias of the patches": spec.patch_bias,
+        "no final norm": not spec.final_norm,
+        "no projection": not spec.projects,
+        "a bias of the projection": spec.projects and spec.embed_bias,
+    })  # fmt: skip
+
+
+def _vit_not_in_open_clip(spec: Any) -> list[str]:
+    openai, timm = _not_in_openai(spec), _vit_not_in_timm(spec)
+    return openai + timm if openai and timm else []
+
+
+def _vit_not_in_hf(spec: Any) -> list[str]:
+    """CLIPVisionModel takes the class token, SiglipVisionModel has MAP: two shapes, nothing between them."""
+    siglip = spec.pool == "map"
+    common = {
+        f"pooling {spec.pool}": spec.pool not in ("cls", "map"),
+        "no position embedding": not spec.pos_embed,
+        "no biases on q, k and v": not spec.qkv_bias,
+        "no final norm": not spec.final_norm,
+        "a bias of the projection": spec.projects and spec.embed_bias,
+        f"an image that is not square, {spec.image_size}": len(set(spec.image_size)) > 1,
+        "positions of another grid": spec.table_grid != spec.grid,
+    }
+    clip_only = {
+        "a bias of the patches under CLIP": spec.patch_bias,
+        "no norm before the blocks under CLIP": not spec.pre_norm,
+    }
+    siglip_only = {
+        "a class token under SigLIP": spec.class_token,
+        "a norm before the blocks under SigLIP": spec.pre_norm,
+        "no bias of the patches under SigLIP": not spec.patch_bias,
+        "a projection after MAP": spec.projects,
+        "a norm after MAP": spec.norm_after_pool,
+        f"a head of another hidden width, {spec.pool_mlp_dim}": spec.pool_mlp_dim != spec.mlp_dim,
+        "two LayerNorm eps": len(_eps_of(spec)) > 1,
+    }
+    return _true(common | (siglip_only if siglip else clip_only))
+
+
 def _not_in_nomic(spec: Any) -> list[str]:
-    facts = {
+    return _true({
         f"pooling {spec.pool}": spec.pool != "nomic",
         f"a projection to {spec.embed_dim}": spec.projects,
         "no bias on the keys": spec.qkv_bias and not spec.key_bias,
@@ -50,5 +138,14 @@ def _not_in_nomic(spec: Any) -> list[str]:
         "no class token": not spec.class_token,
         "no learned positions": not spec.pos_embed,
         "no rotary positions of base 10,000": not spec.rope or spec.rope_theta != 10_000.0,
-    }
-    return [what for what, holds in facts.items() if holds]
+    })  # fmt: skip
+
+
+_REASONS = {
+    ("eva02", "timm"): _eva02_not_in_timm,
+    ("eva02", "open_clip"): _eva02_not_in_timm,  # a timm tower inside
+    ("eva02", "nomic"): _not_in_nomic,
+    ("vit", "timm"): _vit_not_in_timm,
+    ("vit", "open_clip"): _vit_not_in_open_clip,
+    ("vit", "hf"): _vit_not_in_hf,
+}

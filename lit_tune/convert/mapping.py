@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from lit_tune import tree
-from lit_tune.convert.keymap import IGNORED, TABLES
-from lit_tune.convert.limits import refuse
+from lit_tune.convert.keymap import IGNORED, PREFIXES, SPELLINGS, TABLES, VIT_TRUNK
+from lit_tune.convert.limits import fits_openai, refuse
 from lit_tune.convert.rules import Rule
 from lit_tune.convert.weights import check_names_and_shapes
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models.two_towers import family_of, tower_of
+from lit_tune.models.vision import VisionSpec
 
 NATIVE = "lit_tune"  # the layout of files that hold our own names, "blocks/0/attn/q/kernel", as they are
 
@@ -26,8 +27,13 @@ def from_peer(weights: Mapping[str, np.ndarray], spec: Any, layout: str) -> tree
         ConfigError: no such table, or arrays missing, left over or of another shape than the spec says.
     """
     table, layout = _table(spec, layout, weights)
-    named = _without_ignored(weights, IGNORED[family_of(spec), layout] if (family_of(spec), layout) in IGNORED else ())
-    return read_with(table, named, spec, what=f"{layout} weights")
+    key = family_of(spec), layout
+    prefixes = PREFIXES[key] if key in PREFIXES else ()
+    bare = tuple(replace(rule, peer=_bare(rule.peer, prefixes)) for rule in table)
+    named = _without_ignored(
+        {_bare(name, prefixes): array for name, array in weights.items()}, IGNORED[key] if key in IGNORED else ()
+    )
+    return read_with(bare, named, spec, what=f"{layout} weights")
 
 
 def to_peer(params: tree.Tree, spec: Any, layout: str) -> dict[str, np.ndarray]:
@@ -75,25 +81,34 @@ def expand(rules: tuple[Rule, ...], spec: Any) -> list[Rule]:
     return [
         replace(r, peer=r.peer.replace("{i}", str(i)), ours=tuple(o.replace("{i}", str(i)) for o in r.ours))
         for r in kept
-        for i in range(spec.depth if "{i}" in r.peer else 1)
+        for i in range(r.first, spec.depth if "{i}" in r.peer else 1)
     ]
 
 
 def _conditions(spec: Any) -> set[str]:
     fields = {name for name, value in vars(spec).items() if value}
-    if family_of(spec) != "eva02":
+    if not isinstance(spec, VisionSpec):
         return fields
-    norm = {"norms_pooled" if spec.pool == "mean" else "norms_tokens"} if spec.final_norm else set()
+    norm = {"norms_pooled" if spec.norm_after_pool else "norms_tokens"} if spec.final_norm else set()
     return fields | {spec.pool} | norm | ({"projects"} if spec.projects else set())
+
+
+# Layouts of the families that come in two spellings under one name: without and with flash-attention's names.
+_TWINS = {"nomic_bert": ("hf", "nomic"), "jina_bert": ("hf", "jina_clip")}
 
 
 def _table(spec: Any, layout: str, weights: Mapping[str, Any] = ()) -> tuple[tuple[Rule, ...], str]:
     family = family_of(spec)
     if layout == NATIVE:
         return tuple(Rule(name, (name,), "same") for name in tree.flatten(tower_of(spec).abstract())), layout
-    if family == "nomic_bert" and layout in ("hf", "nomic") and weights:
-        # transformers holds one spelling in memory and writes the other: the file says which it is
-        layout = "nomic" if "emb_ln.weight" in weights else "hf"
+    if family in _TWINS and layout in _TWINS[family] and weights:
+        # transformers holds one spelling of nomic-bert in memory and writes the other: the file says which it is
+        layout = _TWINS[family][any(name.endswith("emb_ln.weight") for name in weights)]
+    for markers, rules in SPELLINGS[family, layout] if (family, layout) in SPELLINGS else ():
+        if all(marker in weights for marker in markers):
+            return rules, layout
+    if (family, layout) == ("vit", "open_clip") and not weights and not fits_openai(spec):
+        return VIT_TRUNK, layout
     if (family, layout) not in TABLES:
         layouts = " | ".join(name for fam, name in TABLES if fam == family)
         raise ConfigError(explain("layout", expected=f"{layouts} for {family}", found=layout, do="choose one of these"))
@@ -101,9 +116,12 @@ def _table(spec: Any, layout: str, weights: Mapping[str, Any] = ()) -> tuple[tup
 
 
 def _without_ignored(weights: Mapping[str, np.ndarray], patterns: tuple[str, ...]) -> dict[str, np.ndarray]:
-    # a BERT with a pretraining head holds the tower under "bert."
-    inner = {k.removeprefix("bert."): v for k, v in weights.items()}
-    return {k: v for k, v in inner.items() if not any(fnmatch(k, pattern) for pattern in patterns)}
+    return {k: v for k, v in weights.items() if not any(fnmatch(k, pattern) for pattern in patterns)}
+
+
+def _bare(name: str, prefixes: tuple[str, ...]) -> str:
+    """The name without the first of the prefixes that it has."""
+    return next((name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)), name)
 
 
 def _check_zeros(rule: Rule, array: np.ndarray) -> None:
@@ -119,6 +137,8 @@ def _to_ours(array: np.ndarray, how: str) -> np.ndarray:
         array = array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])  # (row * column * channel, out)
     elif how == "linear":
         array = array.T
+    elif how in ("vector", "table"):
+        array = array.reshape((1,) * (2 if how == "vector" else 1) + array.shape)
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
@@ -127,6 +147,8 @@ def _to_peer(array: np.ndarray, how: str) -> np.ndarray:
         patch = math.isqrt(array.shape[0] // 3)
         array = array.reshape(patch, patch, 3, -1).transpose(3, 2, 0, 1)  # (out, channel, row, column)
         return array.reshape(array.shape[0], -1) if how == "patch" else array
+    if how in ("vector", "table"):
+        return array.reshape(array.shape[2 if how == "vector" else 1 :])
     return array.T if how == "linear" else array
 
 
@@ -138,5 +160,7 @@ def peer_shape(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, 
     if rule.how == "conv":
         patch = math.isqrt(first[0] // 3)
         return first[1], 3, patch, patch
+    if rule.how in ("vector", "table"):
+        return first[2 if rule.how == "vector" else 1 :]
     shape = first if rule.how == "same" else first[::-1]
     return shape[0] * len(rule.ours), *shape[1:]

@@ -24,7 +24,10 @@ def check_layout(layout: str) -> None:
 
 def not_yet(what: str) -> ConfigError:
     """The error for a family that is known but that we do not have."""
-    ours = "EVA02 (timm, nomic), BERT (hf), NomicBert (nomic, hf)"
+    ours = (
+        "EVA02 (timm, nomic, open_clip, hf), ViT, CLIP and SigLIP (timm, open_clip, hf), BERT, XLM-R, ModernBERT, "
+        "JinaBERT (hf), NomicBert (nomic, hf)"
+    )
     return ConfigError(explain("model", expected=ours, found=f"{what}, not yet supported", do="convert one of these"))
 
 

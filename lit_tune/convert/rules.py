@@ -10,15 +10,18 @@ class Rule:
     Attributes:
         peer: its name there; {i} is the number of the block.
         ours: our names, in the order in which the peer joins them along its first axis.
-        how: same | linear (transposed) | conv (out, channel, row, column) | patch (out, channel * row * column), or
-            zeros (the peer has an array where we have none).
+        how: same | linear (transposed) | conv (out, channel, row, column) | patch (out, channel * row * column) |
+            vector (ours has two leading axes of 1) | table (ours has one), or zeros (the peer has an array where we
+            have none).
         needs: fields or properties of the spec that must be true for the array to exist, "!" negates.
+        first: number of the first block that has the array.
     """
 
     peer: str
     ours: tuple[str, ...]
     how: str
     needs: str = ""
+    first: int = 0
 
 
 def pair(peer: str, ours: str | tuple[str, ...], how: str, needs: str = "") -> tuple[Rule, Rule]:

@@ -18,6 +18,7 @@ from lit_tune.data.sample import BadSample
 from lit_tune.data.tar_index import image_format
 
 BICUBIC = Image.Resampling.BICUBIC  # antialiased in Pillow's resize
+FILTERS = {"bicubic": BICUBIC, "bilinear": Image.Resampling.BILINEAR}  # likewise
 WHITE = (255, 255, 255)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow's convert("L")
 CROP_TRIES = 10  # torchvision.transforms.RandomResizedCrop
@@ -129,7 +130,14 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def eval_transform(
-    data: bytes, image_size: tuple[int, int], policy: str, resize: str, limits: Limits = Limits()
+    data: bytes,
+    image_size: tuple[int, int],
+    policy: str,
+    resize: str,
+    limits: Limits = Limits(),
+    *,
+    interpolation: str = "bicubic",
+    crop_pct: float = 1.0,
 ) -> np.ndarray:
     """The picture as the towers see it in evaluation, uint8 (h, w, 3) before mean and std.
 
@@ -139,21 +147,26 @@ def eval_transform(
         policy: "clean" or "reference".
         resize: "shortest": the shorter side to size, then the centre; "squash": both sides at once.
         limits: see `load_image`.
+        interpolation: one of FILTERS.
+        crop_pct: share of the resized picture's side that the centre crop keeps (timm's word and rule).
 
     Raises:
         BadSample: as `load_image`.
 
-    Source: torchvision.transforms Resize and CenterCrop, as open_clip and contrastors use them.
+    Source: torchvision.transforms Resize and CenterCrop, as open_clip, timm and contrastors use them.
     """
-    return np.asarray(_rgb(_fit(load_image(data, policy, limits), image_size, resize)))
+    image = load_image(data, policy, limits)
+    return np.asarray(_rgb(_fit(image, image_size, resize, FILTERS[interpolation], crop_pct)))
 
 
-def _fit(image: Image.Image, image_size: tuple[int, int], resize: str) -> Image.Image:
+def _fit(
+    image: Image.Image, image_size: tuple[int, int], resize: str, resample: Image.Resampling, crop_pct: float
+) -> Image.Image:
     """`image`, still in its own mode, brought to (height, width)."""
     height, width = image_size
-    if resize == "squash":
-        return image.resize((width, height), BICUBIC)
-    image = image.resize(_covering_size(image.size, width, height), BICUBIC)
+    tall, wide = (math.floor(side / crop_pct + 1e-9) for side in image_size)  # 32 / (32 / 36) must be 36
+    size = (wide, tall) if resize == "squash" else _covering_size(image.size, wide, tall)
+    image = image.resize(size, resample)
     left = round((image.width - width) / 2)  # Python's round: .5 goes to even, as torchvision does
     top = round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))

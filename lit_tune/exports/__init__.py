@@ -20,8 +20,12 @@ from lit_tune.exports.parts import Source, Written
 from lit_tune.files import remove_tree
 
 FORMATS = {  # format -> the module whose `write(source, out) -> list[Written]` fills a folder
+    "hf": "lit_tune.exports.hf",
     "timm": "lit_tune.exports.timm",
     "nomic": "lit_tune.exports.nomic",
+    "open_clip": "lit_tune.exports.open_clip",
+    "sentence-transformers": "lit_tune.exports.sentence_transformers",
+    "onnx": "lit_tune.exports.onnx_folder",
 }
 
 

@@ -20,7 +20,8 @@ class Source:
         vision: the image side.
         text: the frozen text side.
         name: for people, such as the name of the run.
-        facts: for the card and the proof: resolved config, data fingerprint, step, scores; {} for an import.
+        facts: for the card and the proof: `kind` (run | import), of a run its config, data, step and scores, of an
+            import where its towers came from; see `lit_tune.exports.source`.
     """
 
     vision: VisionEncoder

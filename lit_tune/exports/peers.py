@@ -6,6 +6,7 @@ its proof says who was asked and who was not.
 
 import importlib
 import importlib.metadata
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
+from lit_tune.convert import onnx_session
+from lit_tune.exports import onnx
 from lit_tune.exports.parts import Written
+from lit_tune.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,50 @@ def _timm(folder: Path, written: Written, inputs: Inputs) -> Float[np.ndarray, "
         return model(torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))).numpy()
 
 
+def _sentence_transformers(folder: Path, written: Written, inputs: Inputs) -> Float[np.ndarray, "n d"]:
+    """The whole model of the folder, texts without its prompt; pictures that have the tower's size are not resized."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    if written.kind == "text":
+        return model.encode(list(inputs.texts), prompt="", show_progress_bar=False)
+    return model.encode([Image.fromarray(picture) for picture in inputs.pictures], show_progress_bar=False)
+
+
+def _open_clip(folder: Path, written: Written, inputs: Inputs) -> Float[np.ndarray, "n d"]:
+    """open_clip's model, fed with our tokens, since the prefix is in its own tokenizer."""
+    import torch
+
+    from lit_tune.integrations import open_clip
+
+    model, transform, own = open_clip.load(folder)
+    with torch.no_grad():
+        if written.kind == "vision":
+            pictures = [transform(Image.fromarray(picture)) for picture in inputs.pictures]
+            return model.encode_image(torch.stack(pictures)).numpy()
+        tokenizer = Tokenizer((folder / written.tokenizer).parent, "", own.context_length)
+        ids = [torch.from_numpy(tokenizer.pad([one])[0]).long() for one in tokenizer(inputs.texts)]
+        return model.encode_text(torch.cat(ids)).numpy()
+
+
+def _onnxruntime(folder: Path, written: Written, inputs: Inputs) -> Float[np.ndarray, "n d"]:
+    """An ONNX file in onnxruntime, fed with the tokens of the tokenizer beside it."""
+    if written.kind == "vision":
+        page = json.loads((folder / onnx.PREPROCESSOR_FILE).read_text())
+        run = onnx_session.vision_session(folder / written.file, page["image_mean"], page["image_std"])
+        return run(None, inputs.pictures)
+    run = onnx_session.text_session(folder / written.file)
+    longest = json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"]
+    tokenizer = Tokenizer((folder / written.tokenizer).parent, "", longest)
+    return np.concatenate([run(None, *tokenizer.pad([ids], len(ids))) for ids in tokenizer(inputs.texts)])
+
+
 PEERS: tuple[Peer, ...] = (
     # `local-dir:` came with 1.0.16 (timm's release notes)
     Peer("timm", "timm", (1, 0, 16), lambda folder, written: written.layout == "timm", _timm),
+    Peer("sentence-transformers", "sentence_transformers", (6, 0), lambda folder, written:
+         (folder / "modules.json").is_file() and written.file.endswith("Transformer/model.safetensors"),
+         _sentence_transformers),
+    Peer("open_clip_torch", "open_clip", (3, 3), lambda folder, written: written.layout == "open_clip", _open_clip),
+    Peer("onnxruntime", "onnxruntime", (1, 12), lambda folder, written: written.layout == "onnx", _onnxruntime),
 )

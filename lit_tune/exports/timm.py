@@ -12,11 +12,11 @@ from typing import Any
 import jax
 
 from lit_tune.convert import mapping, weights
-from lit_tune.convert.peer_vision import timm_arguments
+from lit_tune.convert.peer_timm import architecture, timm_arguments
 from lit_tune.convert.timm import CONFIG
 from lit_tune.exports.parts import Source, Written
 from lit_tune.exports.text_files import copy_text
-from lit_tune.models.eva02 import VARIANTS, Eva02Spec
+from lit_tune.models.vision import VisionSpec
 from lit_tune.tree import Tree
 
 
@@ -27,7 +27,7 @@ def write(source: Source, out: Path) -> list[Written]:
     return [Written("timm image tower", "vision", weights.FILE, "timm"), copy_text(source.text, out)]
 
 
-def export(params: Tree, spec: Eva02Spec, preprocess: Mapping[str, Any], out: Path) -> str:
+def export(params: Tree, spec: VisionSpec, preprocess: Mapping[str, Any], out: Path) -> str:
     """Write config.json and model.safetensors into `out` (made if absent); the sha256 (hex) of the weights.
 
     A projection becomes timm's classifier `head`, so the model's output is our pooled and projected vector.
@@ -47,15 +47,14 @@ def export(params: Tree, spec: Eva02Spec, preprocess: Mapping[str, Any], out: Pa
     return digest
 
 
-def timm_config(spec: Eva02Spec, preprocess: Mapping[str, Any]) -> dict[str, Any]:
+def timm_config(spec: VisionSpec, preprocess: Mapping[str, Any]) -> dict[str, Any]:
     """The object of timm's config.json."""
     arguments = timm_arguments(spec)
-    same = [name for name, variant in VARIANTS.items() if timm_arguments(variant) == arguments]
     classes = arguments.pop("num_classes")
     return {
-        # any registered EVA02 will do, because model_args overrides all of it: pooling must stand there, timm would
-        # rebuild the model with the architecture's own otherwise
-        "architecture": same[0] if same else "eva02_base_patch14_224",
+        # model_args overrides all of it: pooling must stand there, timm would rebuild the model with the
+        # architecture's own otherwise
+        "architecture": architecture(spec),
         "num_classes": classes,
         "num_features": spec.width,
         "global_pool": arguments["global_pool"],
@@ -64,7 +63,7 @@ def timm_config(spec: Eva02Spec, preprocess: Mapping[str, Any]) -> dict[str, Any
             "input_size": [3, *preprocess["image_size"]],
             "fixed_input_size": not arguments["dynamic_img_size"],
             "interpolation": preprocess["interpolation"],
-            "crop_pct": 1.0,
+            "crop_pct": preprocess["crop_pct"] if "crop_pct" in preprocess else 1.0,
             "crop_mode": {"shortest": "center", "squash": "squash"}[preprocess["resize"]],
             "mean": list(preprocess["mean"]),
             "std": list(preprocess["std"]),

@@ -42,11 +42,13 @@ class MapHead(LatentAttention):
     deviation d^-0.5); big_vision models/vit.py `MAPHead`.
     """
 
-    def __init__(self, width: int, num_heads: int, mlp_dim: int, eps: float, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, width: int, num_heads: int, mlp_dim: int, eps: float, *, act: str = "gelu", rngs: nnx.Rngs
+    ) -> None:
         latent = width**-0.5 * jax.random.truncated_normal(rngs.params(), -2, 2, (1, 1, width), jnp.float32)
         super().__init__(width, num_heads, latent, rngs=rngs)
         self.norm = LayerNorm(width, eps)
-        self.mlp = Mlp(width, mlp_dim, rngs=rngs)
+        self.mlp = Mlp(width, mlp_dim, act=act, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b d"]:
         x = self.attend(tokens, dtype)

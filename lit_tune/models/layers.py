@@ -6,9 +6,11 @@ Letters in shapes: b batch, n tokens, d width, h heads, k head dim, m hidden wid
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -66,13 +68,14 @@ def affine(
 class LayerNorm(nnx.Module):
     """LayerNorm over the last axis, computed in float32, returned in the dtype of the input."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, *, bias: bool = True) -> None:
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32)) if bias else None
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        return (standardize(x.astype(jnp.float32), self.eps) * self.scale[...] + self.bias[...]).astype(x.dtype)
+        y = standardize(x.astype(jnp.float32), self.eps) * self.scale[...]
+        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -133,6 +136,21 @@ def attention(
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     out = jnp.matmul(weights, jnp.swapaxes(v, 1, 2), precision=matmul_precision(v.dtype))  # (b, h, nq, k)
     return jnp.swapaxes(out, 1, 2)
+
+
+Size = Any  # of an axis: an int, or one of jax's symbols while an export of any length is traced
+MAX_TOKENS = 8192  # rows of a position table whose length is not known when it is traced (an export of any length)
+
+
+def position_table(rows: Callable[[np.ndarray], np.ndarray], count: Size) -> Float[Array, "n ..."]:
+    """`rows(0, 1, ..., count - 1)`, computed in numpy's float64 at trace time and stored as float32.
+
+    Args:
+        rows: positions (n,) -> (n, ...), one row a position.
+        count: of positions; where it is a symbol, the first `count` rows of a table of MAX_TOKENS are taken.
+    """
+    known = count if isinstance(count, int) else MAX_TOKENS
+    return jnp.asarray(rows(np.arange(known)), jnp.float32)[:count]
 
 
 def rotate(
@@ -252,6 +270,19 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+class GeGLU(nnx.Module):
+    """fc2(gelu(fc1_g(x)) * fc1_x(x)) with the exact GELU; only fc2 may have a bias."""
+
+    def __init__(self, width: int, mlp_dim: int, *, out_bias: bool, rngs: nnx.Rngs) -> None:
+        self.fc1_g = Linear(width, mlp_dim, bias=False, rngs=rngs)
+        self.fc1_x = Linear(width, mlp_dim, bias=False, rngs=rngs)
+        self.fc2 = Linear(mlp_dim, width, bias=out_bias, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b n d"]:
+        gate, value = jnp.split(project(x, [self.fc1_g, self.fc1_x], dtype), 2, axis=-1)  # (b, n, m) each
+        return self.fc2(ACTIVATIONS["gelu"](gate) * value, dtype)
+
+
 class Mlp(nnx.Module):
     """fc2(act(fc1(x))), `act` one of ACTIVATIONS."""
 
@@ -279,8 +310,9 @@ class PreNormBlock(nnx.Module):
         self,
         x: Float[Array, "b n d"],
         *,
+        rope: tuple[Array, Array] | None = None,
         mask: Bool[Array, "#b #n n"] | None = None,
         dtype: DTypeLike,
     ) -> Float[Array, "b n d"]:
-        x = x + self.attn(self.norm1(x), mask=mask, dtype=dtype)
+        x = x + self.attn(self.norm1(x), rope=rope, mask=mask, dtype=dtype)
         return x + self.mlp(self.norm2(x), dtype)

@@ -12,12 +12,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lit_tune.models.bert import Embeddings
-from lit_tune.models.layers import Attention, LayerNorm, SwiGLU
-from lit_tune.models.text_pool import check_pool, pool_tokens
+from lit_tune.models.layers import Attention, LayerNorm, Size, SwiGLU, position_table
+from lit_tune.models.text_pool import check_pool
+from lit_tune.models.text_tower import TextSpec, TextTower
 
 
 @dataclass(frozen=True)
-class NomicBertSpec:
+class NomicBertSpec(TextSpec):
     """The architecture and how its tokens become one vector.
 
     Attributes:
@@ -27,7 +28,7 @@ class NomicBertSpec:
         rope_theta: base of the rotary frequencies, 1000.
         ntk_factor: dynamic-NTK scaling of texts longer than `ntk_length` tokens; 0: none (as trained, v1.5).
         ntk_length: tokens up to which frequencies stay as they are.
-        pool: mean | cls.
+        pool: mean | cls | last.
         layer_norm: LayerNorm without affine on the pooled vector (v1.5).
         dim: numbers kept of the vector, 0 for all.
     """
@@ -50,6 +51,15 @@ class NomicBertSpec:
         check_pool(self.pool)
 
 
+def rope_tables(length: Size, head_dim: int, theta: float) -> tuple[Float[Array, "1 s half"], Float[Array, "1 s half"]]:
+    """cos and sin of the rotary angles of `length` positions, made in float64 at trace time."""
+    frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)  # (half,)
+    cos, sin = (
+        position_table(lambda steps, turn=turn: turn(steps[:, None] * frequencies), length) for turn in (np.cos, np.sin)
+    )
+    return cos[None], sin[None]
+
+
 class Block(nnx.Module):
     """norm1(x + attn(x)), then norm2(x + mlp(x))."""
 
@@ -66,29 +76,29 @@ class Block(nnx.Module):
         return self.norm2(x + self.mlp(x, dtype))
 
 
-class NomicBert(nnx.Module):
-    """The tower. Values at padded positions mean nothing, and no real token sees them."""
+class NomicBert(TextTower):
+    """The tower."""
 
     def __init__(self, spec: NomicBertSpec, *, rngs: nnx.Rngs) -> None:
         self.spec = spec
         self.embeddings = Embeddings(spec.vocab_size, 0, spec.type_vocab, spec.width, spec.norm_eps, rngs=rngs)
         self.blocks = nnx.List([Block(spec, rngs=rngs) for _ in range(spec.depth)])
+        self.proj = None
 
     def _rope(self, mask: Bool[Array, "b s"]) -> tuple[Float[Array, "r s half"], Float[Array, "r s half"]]:
         """cos and sin, one row for all texts, or one a text where the NTK rule looks at its length."""
         spec = self.spec
         head_dim = spec.width // spec.num_heads
-        steps = np.arange(mask.shape[1])[None, :, None]
-        exponents = -np.arange(0, head_dim, 2) / head_dim  # (half,)
         if not spec.ntk_factor:
-            angles = steps * spec.rope_theta**exponents  # (1, s, half), float64 at trace time
-            return jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)
+            return rope_tables(mask.shape[1], head_dim, spec.rope_theta)
+        steps = position_table(lambda steps: steps[:, None], mask.shape[1])  # (s, 1)
+        exponents = -np.arange(0, head_dim, 2) / head_dim  # (half,)
         # The peer takes the length of the padded batch and keeps the change for all later batches; a text's own length
         # gives what the peer gives for that text alone in a fresh model, whatever it is batched with.
         length = jnp.sum(mask, axis=1, keepdims=True).astype(jnp.float32)  # (b, 1)
         stretch = jnp.maximum(spec.ntk_factor * length / spec.ntk_length - (spec.ntk_factor - 1), 1.0)
         theta = spec.rope_theta * stretch ** (head_dim / (head_dim - 2))
-        angles = jnp.asarray(steps, jnp.float32) * (theta ** jnp.asarray(exponents, jnp.float32))[:, None, :]
+        angles = steps * (theta ** jnp.asarray(exponents, jnp.float32))[:, None, :]
         return jnp.cos(angles), jnp.sin(angles)  # (b, s, half)
 
     def stages(
@@ -97,23 +107,9 @@ class NomicBert(nnx.Module):
         """embeddings, block_NN, last_hidden_state: each (b, s, d)."""
         mask = attention_mask != 0
         rope = self._rope(mask)
-        x = self.embeddings(input_ids, dtype)
+        x = self.embeddings(input_ids, mask, dtype)
         found = {"embeddings": x}
         for i, block in enumerate(self.blocks):
             x = block(x, rope, mask, dtype)
             found[f"block_{i:02}"] = x
         return found | {"last_hidden_state": x.astype(jnp.float32)}
-
-    def tokens(
-        self, input_ids: Int[Array, "b s"], attention_mask: Int[Array, "b s"], *, dtype: DTypeLike = jnp.float32
-    ) -> Float[Array, "b s d"]:
-        """The last hidden states, float32."""
-        return self.stages(input_ids, attention_mask, dtype=dtype)["last_hidden_state"]
-
-    def __call__(
-        self, input_ids: Int[Array, "b s"], attention_mask: Int[Array, "b s"], *, dtype: DTypeLike = jnp.float32
-    ) -> Float[Array, "b d"]:
-        """The pooled vector, float32, not L2-normalised; arguments as `Bert.__call__`."""
-        spec = self.spec
-        x = self.tokens(input_ids, attention_mask, dtype=dtype)
-        return pool_tokens(x, attention_mask != 0, spec.pool, spec.layer_norm, spec.dim)

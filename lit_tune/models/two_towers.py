@@ -1,5 +1,6 @@
 """Unit vectors of pictures and texts in one space: the only model API that the step and the evaluations use."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,18 +11,31 @@ from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from lit_tune.models.bert import Bert, BertSpec
+from lit_tune.models.clip_text import ClipText, ClipTextSpec
 from lit_tune.models.eva02 import Eva02, Eva02Spec
 from lit_tune.models.functional import Tower
+from lit_tune.models.jina_bert import JinaBert, JinaBertSpec
+from lit_tune.models.modern_bert import ModernBert, ModernBertSpec
 from lit_tune.models.nomic_bert import NomicBert, NomicBertSpec
+from lit_tune.models.vision import VisionSpec
+from lit_tune.models.vit import Vit, VitSpec
 from lit_tune.tree import Tree
 
 # The families of towers that we have: the word in descriptions and on command lines -> (spec, module).
-FAMILIES: dict[str, tuple[type, type]] = {
+VISION_FAMILIES: dict[str, tuple[type[VisionSpec], type]] = {
     "eva02": (Eva02Spec, Eva02),
+    "vit": (VitSpec, Vit),
+}
+TEXT_FAMILIES: dict[str, tuple[type, type]] = {
     "bert": (BertSpec, Bert),
     "nomic_bert": (NomicBertSpec, NomicBert),
+    "clip_text": (ClipTextSpec, ClipText),
+    "modern_bert": (ModernBertSpec, ModernBert),
+    "jina_bert": (JinaBertSpec, JinaBert),
 }
-RUN_KEYS = ("init_from", "remat", "patch_dropout")  # of config.vision: how a run treats the tower, not what it is
+FAMILIES = VISION_FAMILIES | TEXT_FAMILIES
+# of config.vision: which family, and how a run treats the tower, not what it is
+RUN_KEYS = ("family", "init_from", "init_spec", "init_resample", "freeze_blocks", "remat", "patch_dropout")
 
 
 def family_of(spec: Any) -> str:
@@ -34,20 +48,22 @@ def tower_of(spec: Any) -> Tower:
     return Tower(FAMILIES[family_of(spec)][1], spec)
 
 
-def vision_spec(config: ConfigDict) -> Eva02Spec:
-    """The architecture that `config.vision` describes.
+def vision_spec(config: ConfigDict) -> VisionSpec:
+    """The architecture that `config.vision` describes: of its keys those that its family has.
 
     Raises:
         TypeError: a key that nobody takes, or one that is missing.
         ConfigError: a combination that no tower can have.
     """
-    fields = {name: config.vision[name] for name in config.vision if name not in RUN_KEYS}
-    return Eva02Spec(**fields)
+    own = VISION_FAMILIES[config.vision.family][0]
+    fields = {name: {field.name for field in dataclasses.fields(spec)} for name, (spec, _) in VISION_FAMILIES.items()}
+    others = set().union(*fields.values()) - fields[config.vision.family]
+    return own(**{name: config.vision[name] for name in config.vision if name not in {*RUN_KEYS, *others}})
 
 
 def vision_tower(config: ConfigDict) -> Tower:
     """The vision tower of `config.vision`, without parameters."""
-    return Tower(Eva02, vision_spec(config))
+    return tower_of(vision_spec(config))
 
 
 def normalize_pixels(
@@ -80,7 +96,7 @@ def embed_image(
         image: uint8 RGB; float pictures are taken as normalised already.
         mean, std: of the tower's description, RGB.
         dtype: compute dtype of the tower; pixels are normalised and vectors scaled in float32 whatever it is.
-        options: `keep` and `remat` of `Eva02.__call__`, for training.
+        options: `keep` and `remat` of `VisionTower.__call__`, for training.
     """
     pixels = normalize_pixels(image, mean, std) if image.dtype == jnp.uint8 else image
     pooled = tower.apply(params, pixels, dtype=dtype, **options)

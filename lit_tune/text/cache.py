@@ -27,10 +27,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from lit_tune import __version__, paths
+from lit_tune import __version__, fetch, paths
 from lit_tune.data.captions import token_caption_id
 from lit_tune.errors import ConfigError, explain
-from lit_tune.text import fetch
 from lit_tune.text.weights import sha256_of
 
 FORMAT = 1

@@ -13,11 +13,13 @@ import numpy as np
 from jaxtyping import Float
 
 from lit_tune import __version__
-from lit_tune.convert import described, mapping, weights as weight_files
+from lit_tune.convert import described, mapping, onnx_session, weights as weight_files
 from lit_tune.convert.peer_text import text_spec
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
+from lit_tune.models.text_pool import CHOSEN
+from lit_tune.models.text_tower import TextSpec
 from lit_tune.text import weights
 from lit_tune.text.tokenizer import Tokenizer
 from lit_tune.text.weights import TextFiles
@@ -40,6 +42,7 @@ class TextEncoder:
         params: the tower's parameters, or a function that reads them.
         tokenizer: with the description's prefix and max_length.
         folder: of the files, for `copy_files`.
+        run: (params, ids, mask) -> unit vectors, where it is not our own forward (an ONNX file).
 
     Attributes:
         description, tokenizer, folder: as given.
@@ -53,14 +56,15 @@ class TextEncoder:
         params: Tree | Callable[[], Tree],
         tokenizer: Tokenizer,
         folder: Path | None = None,
+        run: Callable[[Tree, np.ndarray, np.ndarray], Any] | None = None,
     ) -> None:
         self.description = description
         self.tokenizer = tokenizer
         self.tower = text_tower(description)
-        self.dim = self.tower.spec.dim or self.tower.spec.width
+        self.dim = self.tower.spec.out_dim
         self._params = params
         self.folder = folder
-        self._run = partial(EMBED, self.tower)
+        self._run = run or partial(EMBED, self.tower)
 
     @classmethod
     def from_files(cls, files: TextFiles, text: Any) -> "TextEncoder":
@@ -70,19 +74,30 @@ class TextEncoder:
             files: from `lit_tune.text.weights.find`.
             text: `config.text`; prefix, max_length, pool, layer_norm and dim are read.
         """
-        config = weight_files.read_config(files.folder / "config.json")
-        spec = text_spec(config, LAYOUT, pool=text.pool, layer_norm=text.layer_norm, dim=text.dim)
+        spec = spec_of(files.folder, files.described, text)
         _check_length(text.max_length, spec)
         for departure in weights.departures(text, files.known) if files.known else ():
             print(f"lit_tune: note: {departure}", file=sys.stderr, flush=True)
         tokenizer = Tokenizer(files.folder, text.prefix, text.max_length)
         description = describe(spec, tokenizer, files.sha256, files.name)
-        return cls(description, partial(_read_params, files.folder, spec), tokenizer, files.folder)
+        if files.described is None:
+            return cls(description, partial(_read_params, files.folder, spec), tokenizer, files.folder)
+        facts = files.described["weights"]
+        read = partial(described.read_params, files.root, facts, spec)
+        return cls(description | {"weights": facts}, read, tokenizer, files.folder)
 
     @property
     def layout(self) -> str:
         """Whose names the arrays of its weight file have."""
         return self.description["weights"]["layout"] if "weights" in self.description else LAYOUT
+
+    @property
+    def weights_path(self) -> Path | None:
+        """The tower's weight file, None where it was made from parameters in memory."""
+        if self.folder is None:
+            return None
+        name = self.description["weights"]["file"] if "weights" in self.description else weight_files.FILE
+        return self.folder / Path(name).name
 
     def copy_files(self, target: Path) -> None:
         """Put the tower's own files into a folder, the tokenizer as tokenizer.json, licence texts included."""
@@ -135,7 +150,8 @@ class TextEncoder:
         """
         vectors = np.empty((len(ids), self.dim), np.float32)
         ready = 0
-        for length, members in buckets([len(one) for one in ids]).items():
+        for columns, members in buckets([len(one) for one in ids]).items():
+            length = min(columns, token_limit(self.tower.spec))  # CLIP has 77 positions, the bucket 96 columns
             rows = FEW if len(members) <= FEW else max(FEW, min(ROWS, TOKENS // length))
             for start in range(0, len(members), rows):
                 batch = members[start : start + rows]
@@ -147,6 +163,24 @@ class TextEncoder:
                 if done is not None:
                     done(ready)
         return vectors
+
+
+def spec_of(folder: Path, page: Mapping[str, Any] | None, text: Any) -> TextSpec:
+    """The spec of a tower's files as `config.text` wants them used.
+
+    Args:
+        folder: of a peer's files; its config.json is read where there is no description.
+        page: the description of an import or export: it decides, the config's cut apart.
+        text: `config.text`; pool, layer_norm and dim are read.
+    """
+    if page is not None:
+        spec = text_tower(page).spec
+        own = {name: getattr(spec, name) for name in ("pool", "layer_norm")}
+        if own != {name: getattr(text, name) for name in own} and spec.pool in CHOSEN:
+            print(f"lit_tune: note: {own} of {folder} counts, not config.text's", file=sys.stderr, flush=True)
+        return dataclasses.replace(spec, dim=text.dim)
+    config = weight_files.read_config(folder / "config.json")
+    return text_spec(config, LAYOUT, pool=text.pool, layer_norm=text.layer_norm, dim=text.dim)
 
 
 def buckets(lengths: Sequence[int]) -> dict[int, list[int]]:
@@ -167,9 +201,14 @@ def buckets(lengths: Sequence[int]) -> dict[int, list[int]]:
     return dict(sorted(found.items()))
 
 
-def _check_length(max_length: int, spec: Any) -> None:
+def token_limit(spec: TextSpec) -> int:
+    """Most tokens of a text: the positions of the tower, or what the largest shape holds."""
+    return min(spec.max_tokens or LENGTHS[-1], LENGTHS[-1])
+
+
+def _check_length(max_length: int, spec: TextSpec) -> None:
     """Refuse more tokens than the tower has positions (learned ones) or than can be encoded."""
-    limit = min(spec.max_positions, LENGTHS[-1]) if hasattr(spec, "max_positions") else LENGTHS[-1]
+    limit = token_limit(spec)
     if max_length > limit:
         raise ConfigError(
             explain("config.text.max_length", expected=f"at most {limit} tokens for this tower", found=max_length,
@@ -194,7 +233,7 @@ def describe(spec: Any, tokenizer: Tokenizer, weights_sha256: str, name: str) ->
 def text_tower(description: Mapping[str, Any]) -> Tower:
     """The tower of a description, without parameters."""
     family = description["family"]
-    texts = {name: classes for name, classes in two_towers.FAMILIES.items() if name != "eva02"}
+    texts = two_towers.TEXT_FAMILIES
     if family not in texts:
         do = "use a newer lit_tune"
         raise ConfigError(explain("text_tower.json", expected=f"family {' or '.join(texts)}", found=family, do=do))
@@ -217,8 +256,12 @@ def read_folder(folder: Path, description: dict[str, Any]) -> TextEncoder:
     """
     text, facts = description["text"], description["weights"]
     tokenizer = Tokenizer((folder / text["tokenizer"]).parent, text["prefix"], text["max_length"])
+    files = (folder / facts["file"]).parent
+    if facts["layout"] == onnx_session.LAYOUT:
+        run = onnx_session.text_session(described.check_file(folder, facts))
+        return TextEncoder(description, {}, tokenizer, files, run)
     read = partial(described.read_params, folder, facts, text_tower(description).spec)
-    return TextEncoder(description, read, tokenizer, (folder / facts["file"]).parent)
+    return TextEncoder(description, read, tokenizer, files)
 
 
 def _read_params(folder: Path, spec: Any) -> Tree:

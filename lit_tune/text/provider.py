@@ -8,7 +8,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from lit_tune import errors, sharding, tree
-from lit_tune.convert import weights as weight_files
 from lit_tune.convert.peer_text import text_spec
 from lit_tune.data.sources import Source
 from lit_tune.data.text_rows import CachedText, TextRows, TokenText
@@ -33,16 +32,16 @@ def live_text_tower(config: ConfigDict) -> Tower | None:
     """The text tower that runs inside the step, without parameters; None where cached vectors reach the step."""
     if config.text.source == "cached":
         return None
-    folder = Path(config.text.model).expanduser()
-    known = weights.known(config.text.model)
+    text, folder = config.text, Path(config.text.model).expanduser()
+    known = weights.known(text.model)
     if not folder.is_dir() and known is not None and known.family == "nomic_bert":
-        peer = NOMIC_V1_5
+        spec = text_spec(NOMIC_V1_5, encode.LAYOUT, pool=text.pool, layer_norm=text.layer_norm, dim=text.dim)
+    elif folder.is_dir() and not (folder / weights.DESCRIPTION).is_file():
+        spec = encode.spec_of(folder, None, text)  # the weights need not be there
     else:
-        folder = folder if folder.is_dir() else weights.find(config.text).folder
-        peer = weight_files.read_config(folder / "config.json")
-    text = config.text
-    return two_towers.tower_of(text_spec(peer, encode.LAYOUT, pool=text.pool, layer_norm=text.layer_norm,
-                                         dim=text.dim))
+        files = weights.find(text)
+        spec = encode.spec_of(files.folder, files.described, text)
+    return two_towers.tower_of(spec)
 
 
 def open_encoder(config: ConfigDict) -> encode.TextEncoder:

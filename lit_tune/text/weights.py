@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_tune import paths
+from lit_tune import fetch, paths
+from lit_tune.convert import weights as weight_files
 from lit_tune.errors import ConfigError, explain
-from lit_tune.text import fetch
 
+DESCRIPTION = "text_tower.json"
 NEEDED = ("model.safetensors", "config.json")
 TOKENIZER = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")  # one of these
 # everything that is taken from a package or the hub; licence texts travel with the weights
@@ -100,6 +101,8 @@ class TextFiles:
     sha256: str  # of model.safetensors, computed from the file
     where: str  # in words: which of the places had it
     known: Known | None  # its row of SHIPPED
+    described: dict[str, Any] | None = None  # text_tower.json of an import or export, which lies in `root`
+    root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -132,14 +135,16 @@ def find(text: Any, *, download: bool = True) -> TextFiles:
     """The files of `config.text`, fetched if no place on this machine has them.
 
     Args:
-        text: `config.text`; only model, revision and sha256 are read. `model` is a folder, a short name of SHIPPED
-            or a hub id "owner/name".
+        text: `config.text`; only model, revision and sha256 are read. `model` is a folder (a peer's, or one that
+            `lit-tune import` wrote), a short name of SHIPPED or a hub id "owner/name".
         download: whether to ask the Python index and the hub too.
 
     Raises:
         ConfigError: the folder is incomplete, a digest differs from the pinned one, or nothing was found; one line.
     """
     folder = Path(text.model).expanduser()
+    if (folder / DESCRIPTION).is_file():
+        return _described(text.model, folder, text.sha256)
     if folder.is_dir():
         return _given(text.model, folder, text.sha256)
     want = _wanted(text)
@@ -202,6 +207,20 @@ def _given(name: str, folder: Path, sha256: str) -> TextFiles:
             )
         )
     return TextFiles(name, folder, digest, "the given folder", row_of(digest) or known(name))
+
+
+def _described(name: str, root: Path, sha256: str) -> TextFiles:
+    """The text tower of an import or export that the user named; its own description says what it is."""
+    page = weight_files.read_config(root / DESCRIPTION)
+    try:
+        file, digest = root / page["weights"]["file"], page["text"]["weights_sha256"]
+    except (KeyError, TypeError) as error:
+        raise ConfigError(explain(str(root / DESCRIPTION), expected="a description that names its weights",
+                                  found=f"no {error}", do="import it again")) from error
+    if sha256 not in ("", digest):
+        raise ConfigError(explain(str(file), expected=f"sha256 {sha256}", found=digest,
+                                  do="use the weights the run was made with, or change --config.text.sha256"))
+    return TextFiles(name, file.parent, digest, "the given folder", row_of(digest), page, root)
 
 
 def row_of(digest: str) -> Known | None:

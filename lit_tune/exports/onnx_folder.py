@@ -1,0 +1,45 @@
+"""Both towers as ONNX files in a folder of their own, with what onnxruntime, fastembed and transformers.js need beside.
+
+    onnx/model.onnx, preprocessor_config.json              pictures
+    onnx/text_model.onnx, tokenizer.json, tokenizer_config.json    texts; the tokenizer puts the prefix before them
+    text/tokenizer.json                                    the tower's own, without prefix, for `lit_tune.load`
+"""
+
+from pathlib import Path
+
+from lit_tune.description import TEXT_FOLDER
+from lit_tune.errors import ConfigError, explain
+from lit_tune.exports import onnx, text_folder
+from lit_tune.exports.parts import Source, Written
+
+
+def write(source: Source, out: Path) -> list[Written]:
+    """What was written.
+
+    Raises:
+        ConfigError: no package `onnx`, or a tower that these files cannot hold; the line says why.
+    """
+    if onnx.available():
+        raise ConfigError(explain("--format=onnx", expected="the package onnx", found="none", do=onnx.HOW))
+    plain = out / TEXT_FOLDER
+    plain.mkdir(parents=True)
+    text_folder.write_tokenizer(source.text.tokenizer, plain)
+    text_folder.write_tokenizer(source.text.tokenizer, out, source.text.tokenizer.prefix)
+    return write_towers(source, out, f"{TEXT_FOLDER}/tokenizer.json")
+
+
+def write_towers(source: Source, out: Path, tokenizer: str) -> list[Written]:
+    """The files of the two towers and how pictures are prepared, into a folder that has its tokenizers.
+
+    Args:
+        tokenizer: path of the one without prefix, below `out`.
+    """
+    vision, text = source.vision, source.text
+    page = onnx.preprocessor_config(vision.preprocess)
+    onnx.export_vision(vision.params, vision.tower, out / onnx.VISION_FILE, vision.preprocess)
+    onnx.export_text(text.params, text.tower, out / onnx.TEXT_FILE, text.tokenizer.max_length)
+    text_folder.write_json(out / onnx.PREPROCESSOR_FILE, page)
+    return [
+        Written("ONNX image tower", "vision", onnx.VISION_FILE, "onnx"),
+        Written("ONNX text tower", "text", onnx.TEXT_FILE, "onnx", tokenizer),
+    ]

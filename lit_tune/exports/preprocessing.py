@@ -1,0 +1,69 @@
+"""Where another tool's own preparation of pictures is not ours, with the reason; the card of an export prints it.
+
+Plain RGB pictures of every size and shape come out equal to the last bit in timm, transformers, sentence-transformers
+and open_clip, and so do grey and CMYK ones. What is left is below; `tests/interop/test_exports_preprocessing.py`
+measures it and fails where this table says too much or too little.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# these want RGB pictures, so whoever calls them converts first; open_clip converts by itself, after resizing
+RGB_FIRST = ("timm", "transformers", "sentence-transformers")
+TOOLS = (*RGB_FIRST, "open_clip")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One kind of picture that some tools see otherwise than we do.
+
+    Attributes:
+        policy: `decode` policy of the tower: reference | clean.
+        kind: of picture.
+        tools: that differ.
+        levels: mean difference on the test's pictures, in grey levels of 0 to 255: how much is at stake, not a bound.
+        why: in words.
+    """
+
+    policy: str
+    kind: str
+    tools: tuple[str, ...]
+    levels: float
+    why: str
+
+
+_HIDDEN = "they drop alpha before resizing, we after it, so hidden colours spread"
+_NO_MIX = "they resize real colours, the reference resizes without mixing them"
+_WHITE = "they drop alpha, we lay the picture on white"
+_SATURATES = "they cut 16-bit values off at 255, we scale them"
+_IGNORED = "they ignore the orientation"
+DIFFERENCES: tuple[Difference, ...] = (
+    Difference("reference", "alpha", RGB_FIRST, 13.4, _HIDDEN),
+    Difference("reference", "grey with alpha", RGB_FIRST, 10.7, _HIDDEN),
+    Difference("reference", "palette", RGB_FIRST, 14.0, _NO_MIX),
+    Difference("reference", "black and white", RGB_FIRST, 108.4, _NO_MIX),
+    Difference("reference", "16-bit grey", RGB_FIRST, 1.7, "they cut values off at 255 before resizing, we after it"),
+    Difference("clean", "alpha", TOOLS, 87.0, _WHITE),
+    Difference("clean", "grey with alpha", TOOLS, 86.0, _WHITE),
+    Difference("clean", "palette", ("open_clip",), 14.0, "it resizes without mixing colours"),
+    Difference("clean", "black and white", ("open_clip",), 108.4, "it resizes without mixing colours"),
+    Difference("clean", "16-bit grey", TOOLS, 123.5, _SATURATES),
+    Difference("clean", "EXIF turned", TOOLS, 48.9, _IGNORED),
+)
+NOT_SQUARE = ("at {height} x {width} all four round the longer side of the resized picture to the nearest pixel, "
+              "we down: pictures of some shapes are a pixel off")  # fmt: skip
+
+
+def differences(preprocess: Mapping[str, Any]) -> list[str]:
+    """One line for each kind of picture that some tool sees otherwise than the exported tower was trained.
+
+    Args:
+        preprocess: of the tower's description.
+    """
+    found = [f"{row.kind}: {', '.join(row.tools)} differ; {row.why}"
+             for row in DIFFERENCES if row.policy == preprocess["policy"]]  # fmt: skip
+    height, width = preprocess["image_size"]
+    if preprocess["resize"] == "shortest" and height != width:
+        found.append(NOT_SQUARE.format(height=height, width=width))
+    return found

@@ -1,0 +1,48 @@
+"""A whole export, as `lit-tune export` makes it, is read back by every package that it is written for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_exports as small
+
+import lit_tune
+from lit_tune import exports
+
+pytestmark = [pytest.mark.interop, pytest.mark.filterwarnings("ignore::UserWarning")]
+OWN_GRID = {"rope_reference_grid": (0, 0)}  # as the quick start's tower
+ASKED = {
+    "timm image tower": {"own_reader", "timm", "sentence-transformers"},
+    "transformers text tower": {"own_reader", "sentence-transformers"},
+    "open_clip image tower": {"own_reader", "open_clip_torch"},
+    "open_clip text tower": {"own_reader", "open_clip_torch"},
+    "ONNX image tower": {"onnxruntime"},
+    "ONNX text tower": {"onnxruntime"},
+}
+
+
+@pytest.mark.parametrize("changes, text", [(OWN_GRID, small.bert), ({}, small.nomic_bert)])
+def test_every_reader_of_the_default_export_is_asked_and_agrees(changes: dict, text: Any, tmp_path: Path) -> None:
+    given = small.source(small.vision(**changes), text(tmp_path / "text", "query: "), kind="import")
+    proof = exports.export(given, "hf", tmp_path / "out")
+    found = {one["what"]: {check["who"].split()[0] for check in one["checked_by"]} for one in proof["checks"]}
+    assert found == ASKED
+    assert all(not one["not_asked"] for one in proof["checks"])
+    assert max(c["max_difference"] for one in proof["checks"] for c in one["checked_by"]) <= 1e-5
+    assert proof["frozen_text"]["unchanged"] and json.loads((tmp_path / "out" / "proof.json").read_text()) == proof
+
+
+@pytest.mark.parametrize("format", exports.FORMATS)
+def test_load_reads_what_export_writes_in_every_format(format: str, tmp_path: Path) -> None:
+    nomic = {"pool": "nomic", "key_bias": True, "qkv_fused": True, "final_norm": False, "sub_ln_eps": 1e-5,
+             "mlp_dim": 256, "pool_mlp_dim": 256}  # fmt: skip
+    changes = nomic if format == "nomic" else OWN_GRID
+    given = small.source(small.vision(**changes), small.bert(tmp_path / "t", "a "), kind="import")
+    exports.export(given, format, tmp_path / "out")
+    ours, model = small.model(given), lit_tune.load(tmp_path / "out")
+    picture = small.saved(small.photo(40, 50), "PNG")
+    np.testing.assert_allclose(model.embed_images([picture]), ours.embed_images([picture]), atol=1e-5)
+    np.testing.assert_allclose(model.embed_texts(small.TEXTS), ours.embed_texts(small.TEXTS), atol=1e-5)
+    assert model.prompt == "a "
