@@ -80,9 +80,10 @@ def check_flags(flags: EmbedFlags) -> Path:
 def manifest(model: Model, inputs: Pictures | Texts, prompt: str | None) -> dict[str, object]:
     """What decides the vectors: where any of it differs, what is half done cannot be gone on with."""
     if isinstance(inputs, Pictures):
-        facts = [tree.digest(model.vision.params), model.vision.description["spec"], model.vision.preprocess]
+        page, facts = model.vision.description, [tree.digest(model.vision.params), model.vision.preprocess]
     else:
-        facts = [model.text.fingerprint]
+        page, facts = model.text.description, [model.text.fingerprint]
+    facts += [page["spec"], page["weights"] if "weights" in page else None]  # an ONNX file is all in its digest
     return {
         "kind": inputs.kind,
         "inputs_sha256": inputs.digest,

@@ -206,3 +206,15 @@ def test_progress_says_count_rate_and_time_left(trained: SimpleNamespace, tmp_pa
     work.add([], none, 2, tar.size // 4)
     assert clock.line(1.0) == "embedded 2 pictures, 25%, 2.0 a second, 3 s to go"
     work.remove()
+
+
+def test_an_onnx_file_of_other_weights_is_another_model(trained: SimpleNamespace) -> None:
+    given = inputs.Pictures(str(trained.pictures))
+    pages = []
+    for digest in "ab":
+        model = lit_tune.load(trained.run)
+        model.vision.params = {}  # as of a tower that only runs
+        model.vision.description = {**model.vision.description, "weights": {"layout": "onnx", "sha256": digest}}
+        pages.append(embed.manifest(model, given, None))
+    assert pages[0]["model_sha256"] != pages[1]["model_sha256"]
+    assert {**pages[0], "model_sha256": ""} == {**pages[1], "model_sha256": ""}
