@@ -21,7 +21,8 @@ FAMILIES: dict[str, tuple[type, type]] = {
     "bert": (BertSpec, Bert),
     "nomic_bert": (NomicBertSpec, NomicBert),
 }
-RUN_KEYS = ("init_from", "init_spec", "init_resample", "freeze_blocks", "remat", "patch_dropout")  # of config.vision: how a run treats the tower, not what it is
+# Of config.vision: how a run treats the tower, not what it is.
+RUN_KEYS = ("init_from", "init_spec", "init_resample", "freeze_blocks", "remat", "patch_dropout")
 
 
 def family_of(spec: Any) -> str:
