@@ -15,7 +15,7 @@ from small_models import picture, small_config, text_encoder, write_text_tower, 
 
 import lit_tune
 from lit_tune import cli, config as config_lib, evaluation
-from lit_tune.convert import keymap_vision, mapping, peer_files, peer_text, peer_vision
+from lit_tune.convert import keymap_vision, mapping, peer_files, peer_text, peer_vision, weights as weight_files
 from lit_tune.errors import ConfigError
 from lit_tune.models.two_towers import tower_of
 
@@ -299,7 +299,7 @@ def test_both_towers_of_a_jina_clip_file_are_imported_from_under_their_own_names
     named = mapping.write_with(keymap_vision.JINA, images, vision) | mapping.to_peer(words, text, "jina_clip")
     assert {name.split(".")[0] for name in named} == {"vision_model", "text_model"}
     folder = write_tokenizer(tmp_path / "hub")
-    save_file(named | {"logit_scale": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    weight_files.write(folder / "model.safetensors", named | {"logit_scale": np.zeros(1, np.float32)})
     (folder / "config.json").write_text(json.dumps(config))
     page = {"size": 32, "resize_mode": "shortest", "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(page))
