@@ -9,6 +9,7 @@ plain pooling loads without us.
 `timm.create_model("local-dir:DIR", pretrained=True)` reads the image tower out of the same file.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,20 @@ def model_config(source: Source) -> dict[str, Any]:
     }
 
 
-def preprocess_config(preprocess: Any) -> dict[str, Any]:
-    """open_clip's preprocess_cfg."""
+def preprocess_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's preprocess_cfg.
+
+    Raises:
+        ConfigError: a way of preparing pictures that open_clip does not have.
+    """
+    crop = preprocess["crop_pct"] if "crop_pct" in preprocess else 1.0
+    height, width = preprocess["image_size"]
+    # for images that are not square open_clip's shortest resize takes no interpolation and uses its own, bicubic
+    fixed = preprocess["resize"] == "shortest" and height != width and preprocess["interpolation"] != "bicubic"
+    if crop != 1.0 or fixed:
+        found = f"crop_pct {crop}" if crop != 1.0 else f"{preprocess['interpolation']} at {height} x {width}, shortest"
+        raise ConfigError(explain("open_clip layout", expected="pictures resized to the size of the tower, bicubic "
+                                  "where it is not square", found=found, do="export --format=timm"))
     return {
         "mean": list(preprocess["mean"]),
         "std": list(preprocess["std"]),
