@@ -36,7 +36,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]", "etils[epath-gcs]"],  # jax pins the libtpu that fits it: never install libtpu alone
     "cuda": ["jax[cuda13]"],
     "gcs": ["etils[epath-gcs]"],  # without it gs:// paths fail, and only in the cloud
-    "torch": ["torch", "timm", "open_clip_torch", "sentence-transformers"],
+    "torch": ["torch>=2.10", "timm>=1.0.16", "open_clip_torch", "sentence-transformers"],
     "onnx": ["onnx", "onnxruntime"],
     "eval": ["clip-benchmark", "mteb", "numpy<2.4"],  # clip-benchmark 1.6.2 breaks on numpy 2.4
     "launch": ["xpk", "skypilot"],
