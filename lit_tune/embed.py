@@ -80,9 +80,10 @@ def check_flags(flags: EmbedFlags) -> Path:
 def manifest(model: Model, inputs: Pictures | Texts, prompt: str | None) -> dict[str, object]:
     """What decides the vectors: where any of it differs, what is half done cannot be gone on with."""
     if isinstance(inputs, Pictures):
-        facts = [tree.digest(model.vision.params), model.vision.description["spec"], model.vision.preprocess]
+        page, facts = model.vision.description, [tree.digest(model.vision.params), model.vision.preprocess]
     else:
-        facts = [model.text.fingerprint]
+        page, facts = model.text.description, [model.text.fingerprint]
+    facts += [page["spec"], page["weights"] if "weights" in page else None]  # an ONNX file is all in its digest
     return {
         "kind": inputs.kind,
         "inputs_sha256": inputs.digest,
@@ -173,8 +174,8 @@ def finish(out: Path, work: Unfinished) -> None:
         work.remove()
         raise DataError(explain("--images", expected="pictures that decode", found="none", do="see the lines above"))
     if out.suffix == ".npz" and (size := vector_files.npz_ids_bytes(work.ids())) > vector_files.LARGE_IDS:
-        print(f"lit-tune: note: the ids will take {size / 2**30:.0f} GiB of memory when the .npz is read, all as "
-              "long as the longest; a .parquet holds them as they are", file=sys.stderr)  # fmt: skip
+        print(f"lit-tune: note: the ids will take {size / 2**30:.0f} GiB of memory when the .npz is read, each as long "
+              "as the longest; a .parquet holds them as they are", file=sys.stderr)  # fmt: skip
     temporary = work.folder / "result"
     vector_files.write(temporary, out.suffix, work.ids, work.vectors())
     temporary.replace(out)

@@ -8,10 +8,10 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from lit_tune.data.sources import expand
-from lit_tune.data.tar_walk import Damage, Walk
+from lit_tune.data.tar_walk import Damage, SeekingReader, Walk
 from lit_tune.errors import ConfigError, DataError, explain
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
@@ -23,7 +23,7 @@ class Input(NamedTuple):
     Attributes:
         name: its id: the text itself, a path, or a tar's path with the member's name behind it.
         place: how much of the whole collection is behind it, of `size`.
-        read: the encoded picture; b"" for a text.
+        read: gives the encoded picture; b"" for a text.
     """
 
     name: str
@@ -142,7 +142,7 @@ def _members(file: Path, before: int) -> Iterator[Input]:
     """The pictures in a tar; each is read only if it is asked for, also after the next one has been given."""
     try:
         with file.open("rb") as opened:
-            for member in Walk(_Seeking(opened), file.stat().st_size):
+            for member in Walk(SeekingReader(opened), file.stat().st_size):
                 name = member.name.decode("utf-8", "replace")
                 if member.regular and Path(name).suffix.lower() in SUFFIXES:
                     yield Input(f"{file}/{name}", before + member.offset + member.size, _Span(file, member.offset,
@@ -163,23 +163,3 @@ class _Span(NamedTuple):
         with self.file.open("rb") as opened:
             opened.seek(self.offset)
             return opened.read(self.size)
-
-
-class _Seeking:
-    """What `Walk` reads from, without a digest: data that nobody wants is passed over."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    @property
-    def position(self) -> int:
-        """Bytes from the start."""
-        return self._file.tell()
-
-    def read(self, size: int) -> bytes:
-        """The next `size` bytes, fewer only at the end of the file."""
-        return self._file.read(size)
-
-    def skip_to(self, position: int) -> None:
-        """Go there."""
-        self._file.seek(position)

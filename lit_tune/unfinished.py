@@ -3,7 +3,7 @@
 `OUT.partial/` holds manifest.json (what is embedded, by which model), vectors.f32 and ids.jsonl (both only grow), and
 progress.json, which alone says how much of them counts. It is replaced by rename after the data is on disk, so the
 folder is whole at any moment; what a killed process wrote beyond it is cut off. Vectors are added for the same ranges
-of inputs however often it was killed, and a range is one call of the model, so the result does not depend on where.
+of inputs however often it was killed, and a range is one call of the model: the result does not depend on where.
 """
 
 import json
@@ -53,16 +53,19 @@ class Unfinished:
                                       do="wait for it, or write another file")) from error
         try:
             self._begin(dict(manifest), restart)
-        except BaseException:
+        except BaseException as error:
             self._lock.release()
+            if isinstance(error, OSError):
+                raise cannot_write(out, error) from error
             raise
 
     def _begin(self, manifest: dict[str, Any], restart: bool) -> None:
         """Take up what is there, or begin."""
         page, progress = self.folder / "manifest.json", self.folder / "progress.json"
-        if page.is_file() and progress.is_file() and not restart:
+        there = json.loads(progress.read_text()) if page.is_file() and progress.is_file() and not restart else START
+        if there["inputs"]:
             self._refuse_another(json.loads(page.read_text()), manifest)
-            self._take(json.loads(progress.read_text()))
+            self._take(there)
         else:
             progress.unlink(missing_ok=True)  # first: without it nothing there counts
             write_atomically(page, json.dumps(manifest, indent=1) + "\n")
@@ -86,11 +89,12 @@ class Unfinished:
 
     def _open(self, name: str, size: int) -> Any:
         """A file of at least `size` bytes, cut there and open at its end."""
-        file = (self.folder / name).open("ab")
-        if file.tell() < size:
-            found = f"{name} of {file.tell()} bytes"
-            raise ConfigError(explain(str(self.folder), expected=f"{size} bytes", found=found,
+        path = self.folder / name
+        found = path.stat().st_size if path.exists() else 0
+        if found < size:
+            raise ConfigError(explain(str(self.folder), expected=f"{size} bytes", found=f"{name} of {found} bytes",
                                       do="begin anew with --restart"))
+        file = path.open("ab")
         file.truncate(size)
         file.seek(size)
         return file

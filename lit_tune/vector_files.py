@@ -4,13 +4,14 @@ An .npz holds `ids` (n,) and `embeddings` float32 (n, d), as `numpy.savez` write
 names. Equal content gives equal bytes.
 """
 
+import io
 import itertools
 import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -51,7 +52,7 @@ def _write_npz(file: Path, ids: Callable[[], Iterator[str]], vectors: Float[np.n
         info.compress_type = zipfile.ZIP_DEFLATED
         with archive.open(info, "w", force_zip64=True) as member:
             _write_header(member, f"<U{longest}", (len(vectors),))
-            for some in _chunks(ids(), max(1, IDS_AT_ONCE * 64 // longest)):
+            for some in _chunks(ids(), max(1, min(IDS_AT_ONCE, BLOCK // (4 * longest)))):
                 member.write(np.asarray(some, f"<U{longest}").tobytes())
         with archive.open(zipfile.ZipInfo("embeddings.npy"), "w", force_zip64=True) as member:
             _write_header(member, "<f4", vectors.shape)
@@ -59,7 +60,7 @@ def _write_npz(file: Path, ids: Callable[[], Iterator[str]], vectors: Float[np.n
                 member.write(np.ascontiguousarray(vectors[start : start + _rows(vectors.shape[1])], "<f4").tobytes())
 
 
-def _write_header(member: Any, dtype: str, shape: tuple[int, ...]) -> None:
+def _write_header(member: io.BufferedIOBase, dtype: str, shape: tuple[int, ...]) -> None:
     """The header of an .npy file."""
     np.lib.format.write_array_header_1_0(member, {"descr": dtype, "fortran_order": False, "shape": shape})
 
@@ -193,7 +194,7 @@ class _Npz:
                 yield data
 
 
-def _read_header(member: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+def _read_header(member: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype]:
     """(shape, dtype) of an .npy file that numpy.savez wrote; the file stands at its data then."""
     version = np.lib.format.read_magic(member)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -1,56 +1,31 @@
-"""embed, search and cache-text as commands: what they write, what they print, how they refuse."""
+"""embed and cache-text as commands: what they write, what they print, how they refuse."""
 
-import io
 import json
-import tarfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from small_models import picture, small_config, write_run, write_text_tower
+from collections_on_disk import refused, write_collection, write_tar
+from small_models import picture
 
 import lit_tune
-from lit_tune import cli, embed, search
-from lit_tune.errors import ConfigError, DataError
+from lit_tune import cli, embed, inputs, vector_files
+from lit_tune.errors import DataError
 from lit_tune.text.cache import TextCache
+from lit_tune.unfinished import Unfinished
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A run, three pictures beside each other and in a tar, and an index of them."""
-    root = tmp_path_factory.mktemp("trained")
-    config = small_config(write_text_tower(root / "text"))
-    write_run(root / "run", config)
-    pictures = root / "pictures"
-    pictures.mkdir()
-    for number in range(3):
-        Image.fromarray(picture(number)).save(pictures / f"{number}.png")
-    write_tar(root / "00000.tar", {f"{i:04}.png": (pictures / f"{i}.png").read_bytes() for i in range(3)})
-    index = root / "index.npz"
-    assert cli.main(["embed", f"--model={root / 'run'}", f"--images={pictures}/*.png", f"--out={index}"]) == 0
-    return SimpleNamespace(root=root, run=root / "run", pictures=pictures, index=index, text=root / "text")
+    return write_collection(tmp_path_factory.mktemp("trained"))
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    """A tar of these members and a caption each."""
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            for member, content in ((name, data), (Path(name).with_suffix(".txt").name, b"a cat")):
-                info = tarfile.TarInfo(member)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-
-
-def refused(capsys: pytest.CaptureFixture[str], *argv: Any, code: int = 2) -> str:
-    """The one line a command line is refused with."""
-    capsys.readouterr()
-    assert cli.main([str(word) for word in argv]) == code
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("lit-tune: "), lines
-    return lines[0]
+def read(path: Path) -> tuple[list[str], np.ndarray]:
+    """(ids, vectors) of an .npz, read by numpy."""
+    with np.load(path) as file:
+        return file["ids"].tolist(), file["embeddings"]
 
 
 def test_embedded_pictures_are_unit_rows_with_their_paths_as_ids(trained: SimpleNamespace) -> None:
@@ -72,8 +47,8 @@ def test_tars_folders_and_braces_give_the_same_vectors(
     images = spec.format(root=trained.root, pictures=trained.pictures)
     out = tmp_path / "x.npz"
     assert cli.main(["embed", f"--model={trained.run}", f"--images={images}", f"--out={out}"]) == 0
-    ids, vectors = search.read_index(out)
-    np.testing.assert_allclose(vectors, search.read_index(trained.index)[1], atol=1e-6)
+    ids, vectors = read(out)
+    np.testing.assert_allclose(vectors, read(trained.index)[1], atol=1e-6)
     if ".tar" in spec:
         assert ids == [f"{trained.root}/00000.tar/{i:04}.png" for i in range(3)]
 
@@ -82,7 +57,7 @@ def test_embedded_texts_have_the_tower_s_prefix_and_the_lines_as_ids(trained: Si
     (tmp_path / "texts.txt").write_text("\ufeffa cat\n\n  the red dog \r\n", encoding="utf-8")
     argv = ["embed", f"--model={trained.run}", f"--texts={tmp_path / 'texts.txt'}", f"--out={tmp_path / 'x.npz'}"]
     assert cli.main(argv) == 0
-    ids, vectors = search.read_index(tmp_path / "x.npz")
+    ids, vectors = read(tmp_path / "x.npz")
     assert ids == ["a cat", "the red dog"]
     np.testing.assert_allclose(vectors, lit_tune.load(trained.run).embed_texts(ids), atol=1e-6)
 
@@ -101,7 +76,7 @@ def test_unusable_pictures_are_named_left_out_and_told_by_the_exit_code(
         "lit-tune: 2 pictures were left out, named above",
     ]
     assert "2 vectors of 16 numbers" in captured.out
-    assert search.read_index(tmp_path / "x.npz")[0] == [f"{tmp_path}/x.tar/{name}.png" for name in "ad"]
+    assert read(tmp_path / "x.npz")[0] == [f"{tmp_path}/x.tar/{name}.png" for name in "ad"]
 
 
 def test_embed_refuses_before_the_model_is_read(
@@ -138,61 +113,6 @@ def test_pictures_that_all_fail_and_a_file_that_is_no_tar_exit_with_4(
     assert not (tmp_path / "x.npz").exists()
 
 
-def test_search_by_words_and_by_picture_finds_the_nearest_first(
-    trained: SimpleNamespace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = ["search", f"--model={trained.run}", f"--index={trained.index}"]
-    assert cli.main([*argv, str(trained.pictures / "1.png"), "--top=2"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and lines[0].split() == ["1", "+1.0000", str(trained.pictures / "1.png")]
-    assert cli.main([*argv, "a", "red", "cat"]) == 0  # unquoted words are one query
-    lines = capsys.readouterr().out.splitlines()
-    ids, vectors = search.read_index(trained.index)
-    scores = vectors @ lit_tune.load(trained.run).embed_texts(["a red cat"])[0]
-    assert [line.split()[2] for line in lines] == [ids[row] for row in np.argsort(-scores)]
-
-
-def test_nearest_puts_equal_scores_in_the_order_of_the_file() -> None:
-    vectors = np.float32([[0, 1], [1, 0], [0, 1], [1, 0]])
-    assert [row for row, _ in search.nearest(np.float32([1, 0]), vectors, 9)] == [1, 3, 0, 2]
-
-
-def test_the_page_is_self_contained_and_escapes_what_users_write(
-    trained: SimpleNamespace, tmp_path: Path
-) -> None:
-    page = tmp_path / "page.html"
-    argv = ["search", f"--model={trained.run}", f"--index={trained.index}", f"--html={page}"]
-    assert cli.main([*argv, "<script>cat</script>"]) == 0
-    text = page.read_text()
-    assert "<script>" not in text and "&lt;script&gt;" in text
-    assert text.count("data:image/jpeg;base64,") == 3 and "http" not in text
-    tar = trained.root / "00000.tar"
-    search.write_page(page, "x", [(f"{tar}/0001.png", 0.5), ("gone.png", 0.1), (f"{tar}/none.png", 0.0)])
-    assert page.read_text().count("data:image/jpeg;base64,") == 1  # the member of the tar; the others are gone
-
-
-def test_search_refuses_what_is_no_index(
-    trained: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    np.savez(tmp_path / "uneven.npz", ids=np.array(["a"]), embeddings=np.zeros((2, 16), np.float32))
-    np.savez(tmp_path / "narrow.npz", ids=np.array(["a"]), embeddings=np.zeros((1, 8), np.float32))
-    np.savez(tmp_path / "pickled.npz", ids=np.array([{}]), embeddings=np.zeros((1, 16), np.float32))
-    np.save(tmp_path / "plain.npy", np.zeros((2, 2)))
-    (tmp_path / "text.npz").write_text("hello")
-    for name, message in [
-        ("none.npz", "found no such file"), ("other.npz", "found another file"), ("text.npz", "found another file"),
-        ("pickled.npz", "found another file"), ("plain.npy", "found another file"),
-        ("uneven.npz", "found ids (1,) and float32 embeddings (2, 16)"),
-        ("narrow.npz", "expected vectors of 16 numbers"),
-    ]:  # fmt: skip
-        argv = ["search", f"--model={trained.run}", f"--index={tmp_path / name}", "cat"]
-        assert message in refused(capsys, *argv)
-    argv = ["search", f"--model={trained.run}", f"--index={trained.index}"]
-    assert 'expected "words" or a picture' in refused(capsys, *argv)
-    assert "--top of at least 1" in refused(capsys, *argv, "--top=0", "cat")
-
-
 def test_parquet_without_pyarrow_is_one_line_and_with_it_reads_back(
     trained: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,7 +123,7 @@ def test_parquet_without_pyarrow_is_one_line_and_with_it_reads_back(
     parquet = pytest.importorskip("pyarrow.parquet")
     assert cli.main(argv) == 0
     table = parquet.read_table(tmp_path / "x.parquet").to_pydict()
-    ids, vectors = search.read_index(trained.index)
+    ids, vectors = read(trained.index)
     assert sorted(table["ids"]) == sorted(ids)
     np.testing.assert_allclose(np.float32(table["embeddings"]), vectors, atol=1e-6)
 
@@ -225,10 +145,76 @@ def test_cache_text_writes_what_train_will_read(
     assert "expected tower max_length 9, found 12" in refused(capsys, *argv, "--config.text.max_length=9")
 
 
-def test_a_full_disk_while_writing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_takes_the_place_of_the_tower_s_prefix(trained: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("cat\ncat\n")
+    argv = ["embed", f"--model={trained.run}", f"--texts={tmp_path / 'texts.txt'}", f"--out={tmp_path / 'x.npz'}"]
+    assert cli.main([*argv, "--prompt=a red "]) == 0
+    ids, vectors = read(tmp_path / "x.npz")
+    assert ids == ["cat", "cat"]  # equal ones stay
+    wanted = lit_tune.load(trained.run).embed_texts(["a red cat"], prompt="")
+    np.testing.assert_allclose(vectors, np.repeat(wanted, 2, axis=0), atol=1e-6)
+
+
+def test_a_full_disk_while_writing_is_one_line_and_the_same_command_goes_on(
+    trained: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(embed.np, "savez", full)
-    with pytest.raises(ConfigError, match="expected room to write, found No space left on device"):
-        embed.write(tmp_path / "x.npz", ["a"], np.zeros((1, 2), np.float32))
+    argv = ["embed", f"--model={trained.run}", f"--images={trained.pictures}", f"--out={tmp_path / 'x.npz'}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(vector_files, "write", full)
+        assert "expected room to write, found No space left on device" in refused(capsys, *argv)
+    monkeypatch.setattr(embed, "embed_pictures", full)  # nothing is left to embed
+    assert cli.main(argv) == 0
+    np.testing.assert_array_equal(read(tmp_path / "x.npz")[1], read(trained.index)[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_folders_are_walked_in_the_order_of_their_sorted_paths(tmp_path: Path) -> None:
+    for name in ("b/1.png", "a/2.png", "a.png", "a-b/3.PNG", "b/c/d.tar", "z.gif", "no.txt", "b/.x.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = list(inputs._below(tmp_path))
+    assert found == sorted(p for p in tmp_path.rglob("*") if p.suffix.lower() in (".png", ".tar", ".gif", ".jpg"))
+    assert len(found) == 7
+
+
+def test_what_is_asked_for_late_is_still_the_right_member_and_what_is_passed_over_is_not_read(
+    trained: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = inputs.Pictures(f"{trained.root}/00000.tar")
+    assert pictures.count is None
+    stream = list(pictures.stream(1))
+    assert [one.read() for one in stream] == [(trained.pictures / f"{i}.png").read_bytes() for i in (1, 2)]
+    assert [one.name for one in stream] == [f"{trained.root}/00000.tar/000{i}.png" for i in (1, 2)]
+    assert 0 < stream[0].place < stream[1].place <= pictures.size == (trained.root / "00000.tar").stat().st_size
+
+
+def test_progress_says_count_rate_and_time_left(trained: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a cat\n" * 4000)
+    texts, tar = inputs.Texts(tmp_path / "texts.txt"), inputs.Pictures(f"{trained.root}/00000.tar")
+    none = np.empty((0, 4), np.float32)
+    work = Unfinished(tmp_path / "x.npz", {"dim": 4}, restart=False)
+    work.add([], none, 1000, 1000)
+    clock = embed.Progress(texts, work)
+    work.add([], none, 2000, 3000)
+    assert clock.line(10.0) == "embedded 3,000 of 4,000 texts, 200.0 a second, 5 s to go"
+    work.close()
+    work = Unfinished(tmp_path / "x.npz", {"dim": 4}, restart=True)
+    clock = embed.Progress(tar, work)
+    work.add([], none, 2, tar.size // 4)
+    assert clock.line(1.0) == "embedded 2 pictures, 25%, 2.0 a second, 3 s to go"
+    work.remove()
+
+
+def test_an_onnx_file_of_other_weights_is_another_model(trained: SimpleNamespace) -> None:
+    given = inputs.Pictures(str(trained.pictures))
+    pages = []
+    for digest in "ab":
+        model = lit_tune.load(trained.run)
+        model.vision.params = {}  # as of a tower that only runs
+        model.vision.description = {**model.vision.description, "weights": {"layout": "onnx", "sha256": digest}}
+        pages.append(embed.manifest(model, given, None))
+    assert pages[0]["model_sha256"] != pages[1]["model_sha256"]
+    assert {**pages[0], "model_sha256": ""} == {**pages[1], "model_sha256": ""}

@@ -76,7 +76,9 @@ def test_an_export_embeds_searches_and_scores_like_the_run(home: Path, lit_tune_
         "export", f"--workdir={home / 'run'}", "--format=timm", f"--out={tmp_path / 'e'}")
     assert code == 0, errors
     proof = json.loads((tmp_path / "e" / "proof.json").read_text())
-    assert proof["checked_by"] == ["own_reader"] and proof["max_difference"] <= 1e-5
+    for check in proof["checks"]:
+        assert check["checked_by"][0]["who"] == "own_reader" and check["checked_by"][0]["max_difference"] <= 1e-5
+    assert proof["frozen_text"]["unchanged"] is True
     files = sorted((home / "pictures").glob("*.png"))
     run, export = lit_tune.load(home / "run"), lit_tune.load(tmp_path / "e")
     np.testing.assert_allclose(export.embed_images(files), run.embed_images(files), atol=1e-5)

@@ -60,6 +60,26 @@ class HashedReader:
         return self._sha.digest()
 
 
+class SeekingReader:
+    """A `HashedReader` without the digest, for who wants a few members: other data is passed over, not read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    @property
+    def position(self) -> int:
+        """Bytes from the start."""
+        return self._file.tell()
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, fewer only at the end of the file."""
+        return self._file.read(size)
+
+    def skip_to(self, position: int) -> None:
+        """Go there."""
+        self._file.seek(position)
+
+
 class Walk:
     """The members of one tar, as an iterator, and how the file ended.
 
@@ -68,7 +88,7 @@ class Walk:
         zero_tail: bytes of zeros from the end of the last member to the end of the file.
     """
 
-    def __init__(self, reader: HashedReader, file_size: int) -> None:
+    def __init__(self, reader: HashedReader | SeekingReader, file_size: int) -> None:
         self._reader = reader
         self._file_size = file_size
         self.end_marker = False
