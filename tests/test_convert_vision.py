@@ -13,6 +13,7 @@ from test_convert import NOMIC, PREPROCESS, TIMM_SPECS, assert_equal, eva02, ran
 from lit_tune import convert, tree
 from lit_tune.convert import keymap, keymap_vision, limits, mapping, peer_timm, peer_vision, rules, timm, weights
 from lit_tune.errors import ConfigError
+from lit_tune.exports import timm as timm_export
 from lit_tune.models import vit
 from lit_tune.models.eva02 import VARIANTS as EVA02
 from lit_tune.models.two_towers import VISION_FAMILIES
@@ -46,6 +47,7 @@ CASES = [("timm", spec) for spec in TIMM_VITS.values()] + [
     ("open_clip", CLIP),
     ("open_clip", plain(embed_dim=32, embed_square=True, pool="mean", norm_after_pool=True)),
     ("open_clip", plain(embed_dim=20, pre_norm=False)),
+    ("open_clip", eva02(**NOMIC)),
     ("open_clip", SIGLIP),  # as a timm tower
     ("open_clip", plain("vit_base_patch16_224", embed_dim=20, embed_bias=True)),
     ("hf", dataclasses.replace(CLIP, image_size=(32, 32), norm_after_pool=True)),
@@ -71,7 +73,7 @@ def test_a_timm_folder_of_a_vit_comes_back_as_it_went(name: str, tmp_path: Path)
     spec = TIMM_VITS[name]
     preprocess = PREPROCESS | {"image_size": list(spec.image_size)}
     params = random_params(spec)
-    timm.export(params, spec, preprocess, tmp_path)
+    timm_export.export(params, spec, preprocess, tmp_path)
     found, found_spec, found_preprocess = timm.load(tmp_path)
     assert_equal(found, params)
     assert found_spec == spec and found_preprocess == preprocess
@@ -107,7 +109,7 @@ def test_the_norm_of_a_registered_model_follows_the_pooling_asked_for(model_args
     ("timm", plain(norm_eps=1e-3), "a LayerNorm eps of 0.001"),
     ("timm", dataclasses.replace(SIGLIP, pool_mlp_dim=50), "a head of another hidden width, 50"),
     ("open_clip", plain(patch_bias=True, embed_dim=20), "a bias of the patches; a bias of the patches with a norm"),
-    ("open_clip", eva02(**NOMIC), "the nomic pooling head"),
+    ("open_clip", eva02(key_bias=True), "a trained bias on the keys"),
     ("hf", plain(pool="mean"), "pooling mean"),
     ("hf", plain("vit_base_patch16_224"), "a bias of the patches under CLIP; no norm before the blocks under CLIP"),
     ("hf", dataclasses.replace(SIGLIP, embed_dim=20), "a projection after MAP"),

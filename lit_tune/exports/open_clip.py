@@ -144,6 +144,9 @@ def preprocess_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:
 def _image_arrays(params: Tree, spec: VisionSpec) -> dict[str, np.ndarray]:
     """The image tower as the timm model inside open_clip's, its projection as timm's classifier."""
     refuse(spec, LAYOUT)
+    if family_of(spec) == "eva02" and not spec.pos_embed:
+        raise ConfigError(explain("open_clip layout", expected="a position embedding, by which timm knows its Eva in "
+                                  "such a file", found="no position embedding", do="export --format=timm"))
     return mapping.write_with(prefixed("visual.trunk.", TABLES[family_of(spec), "timm"]), params, spec)
 
 
