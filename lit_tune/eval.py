@@ -47,7 +47,8 @@ def evaluate_run(flags: EvalFlags) -> dict[str, float]:
     metrics, vectors = evaluation.evaluate(prepared, evaluation.make_embedder(config, mesh), params,
                                            rows=evaluation.batch_rows(config, mesh))
     step = meta["step"]
-    if not flags.tasks:  # a part of the sets is no evaluation of the run: its files stay as they are
+    # a part of the sets, or other prompts, is no evaluation of the run: its files stay as they are
+    if not (flags.tasks or flags.class_field or flags.templates):
         rundir.write_eval(workdir, step, metrics)
         evaluation.write_report(workdir, config, prepared, metrics, vectors, step)
     console.say(f"step {step:,} of {workdir}")
@@ -73,8 +74,28 @@ def _training_pairs(config: ConfigDict) -> Source | None:
         return None
 
 
+def _prompts(file: str) -> tuple[str, ...]:
+    """The lines of a file of prompts; {c}, as clip_benchmark writes the class, is {} here.
+
+    Raises:
+        ConfigError: no such file, or a line without a place for the class.
+    """
+    try:
+        lines = [line.strip().replace("{c}", "{}") for line in Path(file).expanduser().read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        expected = "a text file with a prompt on each line"
+        raise errors.ConfigError(errors.explain(f"--templates {file}", expected=expected, found=error,
+                                                do="check the path")) from error
+    prompts = tuple(line for line in lines if line)
+    wrong = [line for line in prompts if "{}" not in line]
+    if wrong or not prompts:
+        raise errors.ConfigError(errors.explain(f"--templates {file}", expected="{} where the class name goes",
+                                                found=repr(wrong[0]) if wrong else "no line", do="add it"))
+    return prompts
+
+
 def _with_tasks(config: ConfigDict, flags: EvalFlags) -> ConfigDict:
-    """The config with the sets that --tasks names: names of its own, or NAME=DATA, relative to --data_root."""
+    """The config with the sets that --tasks names (of its own, or NAME=DATA below --data_root), classes and prompts."""
     own = {entry.partition("=")[0]: entry for entry in config.eval.sets}
     chosen = []
     for task in flags.tasks or tuple(own.values()):
@@ -92,6 +113,8 @@ def _with_tasks(config: ConfigDict, flags: EvalFlags) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.eval.sets = tuple(chosen)
+        config.eval.class_field = flags.class_field or config.eval.class_field
+        config.eval.templates = _prompts(flags.templates) if flags.templates else config.eval.templates
     return config
 
 

@@ -100,6 +100,8 @@ class EvalFlags:
     model: str | None = flag("an exported folder, instead of --workdir", form="DIR")
     tasks: tuple[str, ...] = flag("names of evaluation sets; all of them if absent", (), read=words, form="A,B")
     data_root: str | None = flag("folder that relative set paths start from", form="DIR")
+    class_field: str | None = flag("field of the .json members that names the class: scores zero-shot too", form="NAME")
+    templates: str | None = flag("prompts of the classes, one on each line, {} for the name", form="FILE")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,17 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from PIL import Image
 from safetensors.numpy import save_file
-from small_models import small_config, text_encoder, write_text_tower, write_tokenizer
+from small_models import picture, small_config, text_encoder, write_text_tower, write_tokenizer
 
 import lit_tune
-from lit_tune import cli
-from lit_tune.convert import peer_files
+from lit_tune import cli, config as config_lib, evaluation
+from lit_tune.convert import keymap_vision, mapping, peer_files, peer_text, peer_vision
 from lit_tune.errors import ConfigError
+from lit_tune.models.two_towers import tower_of
 
 NOMIC, TEXTS = "b_nomic_vision", "c_text_towers"
 CLIP_PIXELS = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
@@ -236,3 +239,75 @@ def test_a_run_may_name_an_import_as_its_text_tower(tmp_path: Path) -> None:
     assert meant.tower.spec.pool == "cls", "the tower's own description counts"
     cut = text_encoder(small_config(tmp_path / "ours", text__pool="cls", text__dim=8))
     np.testing.assert_allclose(cut.encode(["a"])[0], unit(found.encode(["a"])[:, :8])[0], atol=1e-6)
+
+
+def labelled_pictures(folder: Path) -> Path:
+    """A folder of four pictures with captions and a class."""
+    folder.mkdir()
+    lines = []
+    for number, label in enumerate(["cat", "dog", "red cat", "mat"]):
+        Image.fromarray(picture(number)).save(folder / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "caption": f"a {label} {number}", "label": label}))
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_an_imported_pair_of_towers_is_scored_with_prompts_of_one_s_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vision, stored = nomic_folder(tmp_path / "vision")
+    text = write_text_tower(tmp_path / "text", width=stored["pooled"].shape[1], num_heads=2)
+    for layout, folder in (("nomic", vision), ("hf", text)):
+        assert run(f"--from={layout}", f"--weights={folder}", f"--out={tmp_path / 'ours'}", "--prefix=query: ") == 0
+    data = labelled_pictures(tmp_path / "data")
+    (tmp_path / "prompts.txt").write_text("a big {c}.\n\na {} on the mat\n")
+    words = ["eval", f"--model={tmp_path / 'ours'}", f"--tasks=four={data}", "--class_field=label"]
+    assert cli.main([*words, f"--templates={tmp_path / 'prompts.txt'}"]) == 0
+    assert "zero-shot" in capsys.readouterr().out
+    model = lit_tune.load(tmp_path / "ours")
+    names = ["cat", "dog", "red cat", "mat"]  # the formula of the score, written out
+    prompts = [[model.embed_texts([line.format(name)])[0] for line in ("a big {}.", "a {} on the mat")]
+               for name in names]  # fmt: skip
+    classes = unit(np.mean(prompts, axis=1))
+    scores = model.embed_images([data / f"{number}.png" for number in range(4)]) @ classes.T
+    config = config_lib.load("finetune").copy_and_resolve_references()
+    with config.unlocked():
+        config.eval.sets, config.eval.class_field = (f"four={data}",), "label"
+        config.eval.templates = ("a big {}.", "a {} on the mat")
+    prepared = evaluation.prepare(config, model.embed_texts, None, model.vision.pixels)
+    metrics, _ = evaluation.evaluate(prepared, lambda _, images: model.vision.embed_pixels(images), {}, rows=4)
+    expected = np.mean(scores.argmax(axis=1) == np.arange(4))
+    assert metrics["val/four/zeroshot/top1"] == pytest.approx(expected)
+    (tmp_path / "prompts.txt").write_text("a photo\n")
+    assert cli.main([*words, f"--templates={tmp_path / 'prompts.txt'}"]) == 2
+    line = capsys.readouterr().err
+    assert "expected {} where the class name goes" in line and line.count("\n") == 1
+
+
+JINA_TEXT = {"hf_model_name_or_path": "jinaai/jina-bert-flash-implementation", "embed_dim": 32,
+             "hf_model_config_kwargs": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                                        "intermediate_size": 48, "vocab_size": 16}}  # fmt: skip
+JINA_VISION = {"embed_dim": 32, "width": 32, "image_size": 32, "patch_size": 8, "layers": 2, "head_width": 16,
+               "mlp_ratio": 2.6667, "rope_embeddings": True, "naive_swiglu": True, "subln": True, "pt_hw_seq_len": 4,
+               "intp_freq": True}  # fmt: skip
+
+
+def test_both_towers_of_a_jina_clip_file_are_imported_from_under_their_own_names(tmp_path: Path) -> None:
+    config = {"model_type": "jina_clip", "text_config": JINA_TEXT, "vision_config": JINA_VISION}
+    vision, text = peer_vision.vision_spec(config, "hf"), peer_text.text_spec(config, "hf")
+    images, words = (tower_of(spec).init(jax.random.key(1)) for spec in (vision, text))
+    named = mapping.write_with(keymap_vision.JINA, images, vision) | mapping.to_peer(words, text, "jina_clip")
+    assert {name.split(".")[0] for name in named} == {"vision_model", "text_model"}
+    folder = write_tokenizer(tmp_path / "hub")
+    save_file(named | {"logit_scale": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    page = {"size": 32, "resize_mode": "shortest", "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(page))
+    assert run("--from=hf", f"--weights={folder}", f"--out={tmp_path / 'ours'}") == 0
+    model = lit_tune.load(tmp_path / "ours")
+    pixels = np.asarray(picture(0, 32, 32), np.float32)[None] / 127.5 - 1
+    direct = np.asarray(tower_of(vision).apply(images, jnp.asarray(pixels)))
+    np.testing.assert_allclose(model.embed_images([picture(0, 32, 32)]), unit(direct), atol=1e-5)
+    ids = model.text.tokenizer(["the red dogs"])[0][None]
+    direct = np.asarray(tower_of(text).apply(words, jnp.asarray(ids), jnp.ones_like(ids)))
+    np.testing.assert_allclose(model.embed_texts(["the red dogs"]), unit(direct), atol=1e-5)
