@@ -96,6 +96,8 @@ def photo(height: int, width: int, mode: str = "RGB", seed: int = 0) -> Image.Im
     if mode == "RGBA":
         return Image.fromarray(full, "RGBA")
     rgb = Image.fromarray(full[..., :3].copy())
+    if mode == "CMYK":
+        return Image.fromarray(full, "CMYK")  # with black ink, which the conversion to RGB cuts off
     if mode == "P":
         return rgb.quantize(40)
     if mode == "LA":

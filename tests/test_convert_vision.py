@@ -47,6 +47,7 @@ CASES = [("timm", spec) for spec in TIMM_VITS.values()] + [
     ("open_clip", CLIP),
     ("open_clip", plain(embed_dim=32, embed_square=True, pool="mean", norm_after_pool=True)),
     ("open_clip", plain(embed_dim=20, pre_norm=False)),
+    ("open_clip", eva02(**NOMIC)),
     ("open_clip", SIGLIP),  # as a timm tower
     ("open_clip", plain("vit_base_patch16_224", embed_dim=20, embed_bias=True)),
     ("hf", dataclasses.replace(CLIP, image_size=(32, 32), norm_after_pool=True)),
@@ -108,7 +109,7 @@ def test_the_norm_of_a_registered_model_follows_the_pooling_asked_for(model_args
     ("timm", plain(norm_eps=1e-3), "a LayerNorm eps of 0.001"),
     ("timm", dataclasses.replace(SIGLIP, pool_mlp_dim=50), "a head of another hidden width, 50"),
     ("open_clip", plain(patch_bias=True, embed_dim=20), "a bias of the patches; a bias of the patches with a norm"),
-    ("open_clip", eva02(**NOMIC), "the nomic pooling head"),
+    ("open_clip", eva02(key_bias=True), "a trained bias on the keys"),
     ("hf", plain(pool="mean"), "pooling mean"),
     ("hf", plain("vit_base_patch16_224"), "a bias of the patches under CLIP; no norm before the blocks under CLIP"),
     ("hf", dataclasses.replace(SIGLIP, embed_dim=20), "a projection after MAP"),

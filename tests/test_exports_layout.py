@@ -1,5 +1,6 @@
 """What the exported folders hold, without the packages that load them: files, JSON, frozen bytes, refusals."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ import tokenizers
 
 from lit_tune.convert import mapping, weights
 from lit_tune.errors import ConfigError
-from lit_tune.exports import hf, onnx, open_clip, preprocessing, sentence_transformers
+from lit_tune.exports import hf, onnx, open_clip, preprocessing, sentence_transformers, text_folder
 from lit_tune.models.nomic_bert import NomicBertSpec
 
 FILES = {  # of a nomic-embed-text tower with a projected image tower
@@ -129,6 +130,33 @@ def test_towers_that_no_folder_can_hold_are_refused_in_one_line(tmp_path: Path) 
         with pytest.raises(ConfigError, match=reason) as error:
             writer.write(given, tmp_path / f"out{number}")
         assert "\n" not in str(error.value) and error.value.exit_code == 2
+
+
+def test_a_nomic_head_goes_to_open_clip_under_an_architecture_of_ours(tmp_path: Path) -> None:
+    image = small.vision(pool="nomic", key_bias=True, final_norm=False, sub_ln_eps=1e-5)
+    written = open_clip.write(small.source(image, small.bert(tmp_path / "text")), tmp_path / "out")
+    config = page(tmp_path / "out" / "config.json")
+    assert config["architecture"] == "lit_tune_eva02_nomic" and config["global_pool"] == "token"
+    assert config["model_args"]["key_bias"] and config["model_args"]["sub_ln_eps"] == 1e-5
+    read = mapping.from_peer(weights.read(tmp_path / "out" / written[0].file), image.tower.spec, "open_clip")
+    jax.tree.map(np.testing.assert_array_equal, read, jax.device_get(image.params))
+
+
+@pytest.mark.parametrize("changes, reason", [
+    ({"crop_pct": 0.9}, "crop_pct 0.9"),
+    ({"interpolation": "bilinear", "image_size": [32, 48]}, "bilinear at 32 x 48"),
+])  # fmt: skip
+def test_pictures_that_open_clip_would_prepare_otherwise_are_refused(changes: dict, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason) as error:
+        open_clip.preprocess_config(small.PREPROCESS | changes)
+    assert "\n" not in str(error.value)
+    assert open_clip.preprocess_config(small.PREPROCESS | {"interpolation": "bilinear"})["interpolation"] == "bilinear"
+
+
+def test_a_tower_with_robertas_positions_is_not_written_as_a_bert(tmp_path: Path) -> None:
+    spec = dataclasses.replace(small.bert(tmp_path / "text").tower.spec, first_position=2)
+    with pytest.raises(ConfigError, match="RoBERTa's positions"):
+        text_folder.config(spec, 0, 16)
 
 
 def test_ntk_that_texts_never_reach_is_left_out(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """A folder that open_clip loads: `open_clip.create_model_and_transforms("local-dir:DIR")` and `get_tokenizer`.
 
 The image tower is a timm model (projection as timm's classifier), the text tower a transformers model, both in one
-file. Three things open_clip 3.3 lacks: it reads paths in a config relative to the working directory, it does not know
-nomic_bert, and it has no pooler with a LayerNorm. `lit_tune.integrations.open_clip.register()` adds them;
+file. What open_clip 3.3 lacks: it reads paths in a config relative to the working directory, it does not know
+nomic_bert, it has no pooler with a LayerNorm, and timm has no nomic head.
+`lit_tune.integrations.open_clip.register()` adds all that;
 `lit_tune.integrations.open_clip.load(DIR)` does all at once. From inside the folder ("local-dir:.") a BERT tower with
 plain pooling loads without us.
 
-`timm.create_model("local-dir:DIR", pretrained=True)` reads the image tower out of the same file.
+`timm.create_model("local-dir:DIR", pretrained=True)` reads the image tower out of the same file; a nomic head needs
+`register()` there too.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +43,7 @@ POOLERS = {
     ("mean", True): "mean_layer_norm_pooler",
     ("cls", True): "cls_layer_norm_pooler",
 }
+NOMIC_ARCHITECTURE = "lit_tune_eva02_nomic"  # registered in timm by lit_tune.integrations
 UNKNOWN_SCALE = float(np.log(1 / 0.07))  # of a model that no run of ours trained: open_clip's own initial value
 
 
@@ -58,7 +63,7 @@ def write(source: Source, out: Path) -> list[Written]:
     out.mkdir(parents=True, exist_ok=True)
     weights.write(out / FILE, named, {"format": "pt"})
     write_json(out / CONFIG, config)
-    write_json(out / timm.CONFIG, timm.timm_config(spec, vision.preprocess))
+    write_json(out / timm.CONFIG, timm_config(spec, vision.preprocess))
     text_folder.write_tokenizer(text.tokenizer, out, text.tokenizer.prefix)
     text_folder.write_tokenizer(text.tokenizer, out / TEXT)  # without prefix, for `lit_tune.load`
     page = text_folder.config(text.tower.spec, text.tokenizer.pad_id, text.tokenizer.max_length)
@@ -87,7 +92,7 @@ def model_config(source: Source) -> dict[str, Any]:
             "image_size": list(vision.image_size),
             "timm_model_name": HERE,
             "timm_model_pretrained": False,
-            "timm_pool": timm.timm_config(vision.tower.spec, vision.preprocess)["global_pool"],
+            "timm_pool": timm_config(vision.tower.spec, vision.preprocess)["global_pool"],
             "timm_proj": "" if vision.tower.spec.projects else "none",  # "": timm's own classifier
         },
         "text_cfg": {
@@ -102,8 +107,32 @@ def model_config(source: Source) -> dict[str, Any]:
     }
 
 
-def preprocess_config(preprocess: Any) -> dict[str, Any]:
-    """open_clip's preprocess_cfg."""
+def timm_config(spec: VisionSpec, preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """The object of timm's config.json; a tower with nomic's head is of the class that `lit_tune.integrations` adds."""
+    if spec.pool != "nomic":
+        return timm.timm_config(spec, preprocess)
+    page = timm.timm_config(dataclasses.replace(spec, pool="cls"), preprocess)
+    ours = {
+        "key_bias": spec.key_bias, "norm_eps": spec.norm_eps, "sub_ln_eps": spec.sub_ln_eps,
+        "selector_mlp_dim": spec.pool_mlp_dim, "selector_norm_eps": spec.pool_norm_eps,
+    }  # fmt: skip
+    return page | {"architecture": NOMIC_ARCHITECTURE, "model_args": page["model_args"] | ours}
+
+
+def preprocess_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's preprocess_cfg.
+
+    Raises:
+        ConfigError: a way of preparing pictures that open_clip does not have.
+    """
+    crop = preprocess["crop_pct"] if "crop_pct" in preprocess else 1.0
+    height, width = preprocess["image_size"]
+    # for images that are not square open_clip's shortest resize takes no interpolation and uses its own, bicubic
+    fixed = preprocess["resize"] == "shortest" and height != width and preprocess["interpolation"] != "bicubic"
+    if crop != 1.0 or fixed:
+        found = f"crop_pct {crop}" if crop != 1.0 else f"{preprocess['interpolation']} at {height} x {width}, shortest"
+        raise ConfigError(explain("open_clip layout", expected="pictures resized to the size of the tower, bicubic "
+                                  "where it is not square", found=found, do="export --format=timm"))
     return {
         "mean": list(preprocess["mean"]),
         "std": list(preprocess["std"]),
@@ -115,6 +144,9 @@ def preprocess_config(preprocess: Any) -> dict[str, Any]:
 def _image_arrays(params: Tree, spec: VisionSpec) -> dict[str, np.ndarray]:
     """The image tower as the timm model inside open_clip's, its projection as timm's classifier."""
     refuse(spec, LAYOUT)
+    if family_of(spec) == "eva02" and not spec.pos_embed:
+        raise ConfigError(explain("open_clip layout", expected="a position embedding, by which timm knows its Eva in "
+                                  "such a file", found="no position embedding", do="export --format=timm"))
     return mapping.write_with(prefixed("visual.trunk.", TABLES[family_of(spec), "timm"]), params, spec)
 
 

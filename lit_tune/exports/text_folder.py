@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import normalizers
 
 from lit_tune.convert import mapping, weights
+from lit_tune.convert.limits import refuse
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models.bert import BertSpec
 from lit_tune.models.nomic_bert import NomicBertSpec
@@ -38,6 +39,7 @@ def config(spec: Any, pad_id: int, max_length: int) -> dict[str, Any]:
         ConfigError: transformers has no class of its own that computes this tower; the line says why.
     """
     family = family_of(spec)
+    refuse(spec, "hf")
     if family not in CONFIGS:
         raise _refused(f"a text tower of one of the families {', '.join(CONFIGS)}", family)
     # transformers takes the dtype of the file otherwise, and a half-precision file would run in half precision
