@@ -70,7 +70,8 @@ def write_with(rules: tuple[Rule, ...], params: tree.Tree, spec: Any) -> dict[st
         if rule.how == "zeros":
             found[rule.peer] = np.zeros(arrays[0].shape[1:], np.float32)
         else:
-            found[rule.peer] = np.concatenate([_to_peer(array, rule.how) for array in arrays], axis=0)
+            joined = np.concatenate([_to_peer(array, rule.how) for array in arrays], axis=0)
+            found[rule.peer] = np.ascontiguousarray(joined)  # safetensors writes a transposed array's memory as it lies
     return found
 
 
