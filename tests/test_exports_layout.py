@@ -132,16 +132,6 @@ def test_towers_that_no_folder_can_hold_are_refused_in_one_line(tmp_path: Path) 
         assert "\n" not in str(error.value) and error.value.exit_code == 2
 
 
-def test_a_nomic_head_goes_to_open_clip_under_an_architecture_of_ours(tmp_path: Path) -> None:
-    image = small.vision(pool="nomic", key_bias=True, final_norm=False, sub_ln_eps=1e-5)
-    written = open_clip.write(small.source(image, small.bert(tmp_path / "text")), tmp_path / "out")
-    config = page(tmp_path / "out" / "config.json")
-    assert config["architecture"] == "lit_tune_eva02_nomic" and config["global_pool"] == "token"
-    assert config["model_args"]["key_bias"] and config["model_args"]["sub_ln_eps"] == 1e-5
-    read = mapping.from_peer(weights.read(tmp_path / "out" / written[0].file), image.tower.spec, "open_clip")
-    jax.tree.map(np.testing.assert_array_equal, read, jax.device_get(image.params))
-
-
 @pytest.mark.parametrize("changes, reason", [
     ({"crop_pct": 0.9}, "crop_pct 0.9"),
     ({"interpolation": "bilinear", "image_size": [32, 48]}, "bilinear at 32 x 48"),

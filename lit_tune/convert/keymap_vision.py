@@ -45,17 +45,7 @@ TIMM_HEAD: tuple[Rule, ...] = (  # timm's classifier always has a bias
     Rule("head.bias", ("head/bias",), "same", "projects embed_bias"),
     Rule("head.bias", ("head/kernel",), "zeros", "projects !embed_bias"),
 )
-# What timm's own Eva lacks, under the names of `lit_tune.integrations.timm`, which adds it
-_TIMM_NOMIC: tuple[Rule, ...] = (
-    Rule("blocks.{i}.attn.k_bias", QKV_BIASES[1:2], "same", "qkv_fused key_bias"),
-    Rule("blocks.{i}.attn.k_proj.bias", QKV_BIASES[1:2], "same", "!qkv_fused key_bias"),
-    *prefixed("selector.", (
-        *(rule for rule in TIMM_POOL if not rule.peer.startswith("mlp.fc1")),
-        *pair("mlp.fc1_g", "attn_pool/mlp/fc1_g", "linear"),
-        *pair("mlp.fc1_x", "attn_pool/mlp/fc1_x", "linear"),
-    ), "nomic"),
-)  # fmt: skip
-TIMM_WHOLE = (*TIMM_TRUNK, *prefixed("attn_pool.", TIMM_POOL, "map"), *_TIMM_NOMIC, *TIMM_HEAD)
+TIMM_WHOLE = (*TIMM_TRUNK, *prefixed("attn_pool.", TIMM_POOL, "map"), *TIMM_HEAD)
 # Weights of masked image modelling have `norm` before a head that is not there any more; timm moves it behind a mean.
 TIMM_MIM = (
     *(rule for rule in TIMM_WHOLE if not rule.peer.startswith("fc_norm")),

@@ -64,8 +64,8 @@ def _eva02_not_in_timm(spec: Any) -> list[str]:
 
 
 def _eva02_not_in_open_clip(spec: Any) -> list[str]:
-    # a timm tower inside, of the class of `lit_tune.integrations.timm` where the head is nomic's, which has all of it
-    return [] if spec.pool == "nomic" else _eva02_not_in_timm(spec)
+    # a timm tower inside, and timm knows an open_clip file by its position embedding
+    return _eva02_not_in_timm(spec) + ([] if spec.pos_embed else ["no position embedding"])
 
 
 def _vit_not_in_timm(spec: Any) -> list[str]:

@@ -1,17 +1,14 @@
 """A folder that open_clip loads: `open_clip.create_model_and_transforms("local-dir:DIR")` and `get_tokenizer`.
 
 The image tower is a timm model (projection as timm's classifier), the text tower a transformers model, both in one
-file. What open_clip 3.3 lacks: it reads paths in a config relative to the working directory, it does not know
-nomic_bert, it has no pooler with a LayerNorm, and timm has no nomic head.
-`lit_tune.integrations.open_clip.register()` adds all that;
+file. Three things open_clip 3.3 lacks: it reads paths in a config relative to the working directory, it does not know
+nomic_bert, and it has no pooler with a LayerNorm. `lit_tune.integrations.open_clip.register()` adds them;
 `lit_tune.integrations.open_clip.load(DIR)` does all at once. From inside the folder ("local-dir:.") a BERT tower with
 plain pooling loads without us.
 
-`timm.create_model("local-dir:DIR", pretrained=True)` reads the image tower out of the same file; a nomic head needs
-`register()` there too.
+`timm.create_model("local-dir:DIR", pretrained=True)` reads the image tower out of the same file.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +40,6 @@ POOLERS = {
     ("mean", True): "mean_layer_norm_pooler",
     ("cls", True): "cls_layer_norm_pooler",
 }
-NOMIC_ARCHITECTURE = "lit_tune_eva02_nomic"  # registered in timm by lit_tune.integrations
 UNKNOWN_SCALE = float(np.log(1 / 0.07))  # of a model that no run of ours trained: open_clip's own initial value
 
 
@@ -63,7 +59,7 @@ def write(source: Source, out: Path) -> list[Written]:
     out.mkdir(parents=True, exist_ok=True)
     weights.write(out / FILE, named, {"format": "pt"})
     write_json(out / CONFIG, config)
-    write_json(out / timm.CONFIG, timm_config(spec, vision.preprocess))
+    write_json(out / timm.CONFIG, timm.timm_config(spec, vision.preprocess))
     text_folder.write_tokenizer(text.tokenizer, out, text.tokenizer.prefix)
     text_folder.write_tokenizer(text.tokenizer, out / TEXT)  # without prefix, for `lit_tune.load`
     page = text_folder.config(text.tower.spec, text.tokenizer.pad_id, text.tokenizer.max_length)
@@ -92,7 +88,7 @@ def model_config(source: Source) -> dict[str, Any]:
             "image_size": list(vision.image_size),
             "timm_model_name": HERE,
             "timm_model_pretrained": False,
-            "timm_pool": timm_config(vision.tower.spec, vision.preprocess)["global_pool"],
+            "timm_pool": timm.timm_config(vision.tower.spec, vision.preprocess)["global_pool"],
             "timm_proj": "" if vision.tower.spec.projects else "none",  # "": timm's own classifier
         },
         "text_cfg": {
@@ -105,18 +101,6 @@ def model_config(source: Source) -> dict[str, Any]:
         },
         **bias,
     }
-
-
-def timm_config(spec: VisionSpec, preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """The object of timm's config.json; a tower with nomic's head is of the class that `lit_tune.integrations` adds."""
-    if spec.pool != "nomic":
-        return timm.timm_config(spec, preprocess)
-    page = timm.timm_config(dataclasses.replace(spec, pool="cls"), preprocess)
-    ours = {
-        "key_bias": spec.key_bias, "norm_eps": spec.norm_eps, "sub_ln_eps": spec.sub_ln_eps,
-        "selector_mlp_dim": spec.pool_mlp_dim, "selector_norm_eps": spec.pool_norm_eps,
-    }  # fmt: skip
-    return page | {"architecture": NOMIC_ARCHITECTURE, "model_args": page["model_args"] | ours}
 
 
 def preprocess_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:

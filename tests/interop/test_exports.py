@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 from timm.data import create_transform, resolve_data_config
 
 from lit_tune.convert import mapping, weights
-from lit_tune.exports import hf, open_clip as lit_exports_open_clip
+from lit_tune.exports import hf
 from lit_tune.exports.parts import Source
 from lit_tune.integrations import open_clip as lit_open_clip
 
@@ -198,25 +198,3 @@ def test_every_written_file_reads_back_as_our_own_parameters(export: tuple[Sourc
         tower = towers[part.kind]
         read = mapping.from_peer(weights.read(tmp_path / "again" / part.file), tower.tower.spec, part.layout)
         jax.tree.map(np.testing.assert_array_equal, read, jax.device_get(tower.params))
-
-
-NOMIC_HEADS = {
-    "as released": dict(qkv_fused=True, norm_eps=1e-5, sub_ln_eps=1e-4, pool_norm_eps=1e-3),
-    "split, projection, no rope grid": dict(embed_dim=8, embed_bias=True, rope_reference_grid=(0, 0)),
-    "no key bias, final norm": dict(key_bias=False, final_norm=True, qkv_fused=True, sub_ln=False),
-}
-
-
-@pytest.mark.parametrize("name", NOMIC_HEADS)
-def test_the_nomic_head_goes_through_open_clip_and_timm_once_registered(name: str, tmp_path: Path) -> None:
-    shape = dict(pool="nomic", key_bias=True, final_norm=False, pool_mlp_dim=48) | NOMIC_HEADS[name]
-    given = small.source(small.vision(**shape), small.nomic_bert(tmp_path / "text", dim=shape.get("embed_dim", 0)))
-    written = lit_exports_open_clip.write(given, tmp_path / "out")
-    model, transform, tokenizer = lit_open_clip.load(tmp_path / "out")
-    ours = small.model(given)
-    assert distance(ours.embed_images([PHOTO]), unit(model.encode_image(transform(photo())[None]))) <= CLOSE
-    assert distance(ours.embed_texts(small.TEXTS), unit(model.encode_text(tokenizer(small.TEXTS)))) <= CLOSE
-    alone = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
-    assert distance(ours.embed_images([PHOTO]), unit(alone(transform(photo())[None]))) <= CLOSE
-    read = mapping.from_peer(weights.read(tmp_path / "out" / written[0].file), given.vision.tower.spec, "open_clip")
-    jax.tree.map(np.testing.assert_array_equal, read, jax.device_get(given.vision.params))
