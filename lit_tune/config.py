@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

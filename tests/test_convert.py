@@ -161,7 +161,7 @@ def test_what_a_layout_cannot_hold_is_refused_with_the_reason(layout: str, chang
 
 
 def test_an_unknown_layout_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="expected hf for bert, found timm"):
+    with pytest.raises(ConfigError, match=r"expected hf \| open_clip for bert, found timm"):
         mapping.to_peer(random_params(BERT), BERT, "timm")
     with pytest.raises(ConfigError, match=r"timm \| nomic \| hf \| open_clip, found flax"):
         peer_vision.vision_spec({}, "flax")

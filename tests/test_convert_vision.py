@@ -13,6 +13,7 @@ from test_convert import NOMIC, PREPROCESS, TIMM_SPECS, assert_equal, eva02, ran
 from lit_tune import convert, tree
 from lit_tune.convert import keymap, keymap_vision, limits, mapping, peer_timm, peer_vision, rules, timm, weights
 from lit_tune.errors import ConfigError
+from lit_tune.exports import timm as timm_export
 from lit_tune.models import vit
 from lit_tune.models.eva02 import VARIANTS as EVA02
 from lit_tune.models.two_towers import VISION_FAMILIES
@@ -51,7 +52,7 @@ CASES = [("timm", spec) for spec in TIMM_VITS.values()] + [
     ("hf", dataclasses.replace(CLIP, image_size=(32, 32), norm_after_pool=True)),
     ("hf", dataclasses.replace(CLIP, image_size=(32, 32), embed_dim=0)),
     ("hf", dataclasses.replace(SIGLIP, image_size=(64, 64))),
-    *(("open_clip", spec) for spec in TIMM_SPECS.values()),
+    *(("open_clip", spec) for spec in TIMM_SPECS.values() if spec.pos_embed),
 ]
 
 
@@ -71,7 +72,7 @@ def test_a_timm_folder_of_a_vit_comes_back_as_it_went(name: str, tmp_path: Path)
     spec = TIMM_VITS[name]
     preprocess = PREPROCESS | {"image_size": list(spec.image_size)}
     params = random_params(spec)
-    timm.export(params, spec, preprocess, tmp_path)
+    timm_export.export(params, spec, preprocess, tmp_path)
     found, found_spec, found_preprocess = timm.load(tmp_path)
     assert_equal(found, params)
     assert found_spec == spec and found_preprocess == preprocess

@@ -135,20 +135,33 @@ def test_one_and_eight_devices_end_with_the_same_weights(home: Path) -> None:
     assert digests[0] == digests[1]
 
 
+def test_an_absurd_learning_rate_after_a_warm_start_is_told_once_for_each_block_and_kind(home: Path) -> None:
+    code, output = tiny.finish(train(home, "wild", total_steps=12, optim__warmup_steps=2, optim__lr=1.0,
+                                     eval__sets=(), log__block_stats_steps=12, vision__init_from=home / "run"))
+    assert code == 0, output
+    found = [line.split(": ")[3] for line in output.splitlines() if line.startswith("lit_tune: warning: step ")]
+    assert sorted(found) == ["block_00_max_logit", "block_00_rms", "loss"], output
+
+
 @pytest.mark.multiprocess
-def test_two_processes_train_save_and_agree_with_one(home: Path) -> None:
+def test_two_processes_start_from_weights_train_save_and_agree_with_one(home: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
-    both = [train(home, "two", *words, f"--process_id={i}", total_steps=8) for i in range(2)]
+    start = dict(total_steps=20, optim__warmup_steps=10, vision__init_from=home / "run", log__block_stats_steps=20,
+                 optim__ema_decay=0.9)
+    both = [train(home, "two", *words, f"--process_id={i}", **start) for i in range(2)]
     ends = [tiny.finish(process) for process in both]
     assert [code for code, _ in ends] == [0, 0], ends
-    code, output = tiny.finish(train(home, "alone", total_steps=8, devices=2))
+    code, output = tiny.finish(train(home, "alone", devices=2, **start))
     assert code == 0, output
     two, alone = weights(home / "two"), weights(home / "alone")
     for name in alone:
         np.testing.assert_allclose(two[name], alone[name], atol=2e-4, err_msg=name)
-    losses = [[line["train/loss"] for line in tiny.lines(home / name) if line["kind"] == "train"]
-              for name in ("two", "alone")]
-    np.testing.assert_allclose(*losses, atol=1e-5)
+    lines = [[line for line in tiny.lines(home / name) if line["kind"] == "train"] for name in ("two", "alone")]
+    for name, tolerance in (("loss", 1e-5), ("block_00_rms", 1e-5), ("block_00_max_logit", 1e-5)):
+        np.testing.assert_allclose(*[[line[f"train/{name}"] for line in run] for run in lines], atol=tolerance)
+    # No spike: nothing to warn of, and no loss above the first one but for how much batches of 8 differ.
+    assert "warning" not in output + "".join(text for _, text in ends)
+    assert max(line["train/loss"] for line in lines[1]) <= lines[1][0]["train/loss"] + 0.5

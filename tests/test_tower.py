@@ -240,8 +240,11 @@ def test_a_run_may_start_from_a_run_an_export_or_a_timm_folder(
 
 def test_another_trunk_to_start_from_is_refused(tmp_path: Path, config) -> None:
     write_run(tmp_path / "run", config)
-    other = two_towers.vision_tower(small_config(tmp_path / "text", vision__num_heads=1))
-    with pytest.raises(ConfigError, match="expected num_heads 1, found num_heads 2"):
-        warm_start.load_vision_params(str(tmp_path / "run"), other)
+    for change, message in ({"vision__num_heads": 1}, "expected num_heads 1, found num_heads 2"), (
+        {"vision__rope_theta": 100.0}, "expected rope_theta 100.0, found rope_theta 10000.0"
+    ):  # fmt: skip
+        other = two_towers.vision_tower(small_config(tmp_path / "text", **change))
+        with pytest.raises(ConfigError, match=message):
+            warm_start.load_vision_params(str(tmp_path / "run"), other)
     with pytest.raises(ConfigError, match="vision.init_from: expected a run, an export, or timm's config.json"):
         warm_start.load_vision_params(str(tmp_path / "none"), two_towers.vision_tower(config))

@@ -1,9 +1,11 @@
-"""Starting from trained weights: resampled, adapted, its settings taken over, watched, also with several processes."""
+"""Starting from trained weights: resampled, adapted, its settings taken over, watched.
+
+Whole runs that start so, also on two processes, are in test_end_to_end.py.
+"""
 
 import dataclasses
 import json
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from small_models import small_config, write_export, write_run, write_text_tower
 
 from lit_tune import config as config_lib, tower, tree, warm_start, watch
-from lit_tune.convert import resample, timm
+from lit_tune.convert import resample
 from lit_tune.convert.adapt import adapt
 from lit_tune.errors import ConfigError
+from lit_tune.exports import timm as timm_export
 from lit_tune.models import two_towers
 from lit_tune.models.eva02 import Eva02Spec
 from lit_tune.models.vision import resample_positions
@@ -171,7 +173,7 @@ def test_the_papers_config_starts_from_a_timm_folder_of_the_published_kind(tmp_p
     params = random_params(spec)
     preprocess = {"image_size": [224, 224], "resize": "shortest", "interpolation": "bicubic",
                   "mean": [0.5] * 3, "std": [0.5] * 3}  # fmt: skip
-    timm.export(params, spec, preprocess, tmp_path)
+    timm_export.export(params, spec, preprocess, tmp_path)
     sizes = [("vision.width", "16"), ("vision.depth", "2"), ("vision.num_heads", "2"), ("vision.mlp_dim", "32"),
              ("vision.pool_mlp_dim", "32"), ("vision.init_from", str(tmp_path))]
     for arg, norm in (("", None), (":best", "norm")):
@@ -284,60 +286,3 @@ def test_growth_goes_on_where_a_run_stopped() -> None:
     growth = watch.Growth(past)
     assert growth.look({"train/block_00_rms": 9.0}) == []  # was said before
     assert len(growth.look({"train/loss": 3.5})) == 1
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the text tower, the pictures and a finished run of two blocks."""
-    home = tmp_path_factory.mktemp("warm")
-    tiny.text_folder(home / "text")
-    tiny.picture_folder(home / "pictures")
-    code, output = tiny.finish(train(home, "run", total_steps=60, eval__sets=()))
-    assert code == 0, output
-    return home
-
-
-def train(home: Path, name: str, *words: str, **changes: object) -> tiny.subprocess.Popen:
-    """A started run of the module's pictures in a folder `name`."""
-    settings = tiny.arguments(home / "text", home / "pictures", home / name, vision__depth=2, **changes)
-    return tiny.start([*settings, *words], home / "cache")
-
-
-def losses(folder: Path) -> list[float]:
-    """Of every training line."""
-    return [line["train/loss"] for line in tiny.lines(folder) if line["kind"] == "train"]
-
-
-def test_a_warm_start_does_not_spike_and_an_absurd_rate_is_told(home: Path) -> None:
-    options = dict(total_steps=40, eval__sets=(), log__block_stats_steps=40, vision__init_from=home / "run")
-    calm = train(home, "calm", optim__warmup_steps=10, **options)
-    wild = train(home, "wild", optim__warmup_steps=2, optim__lr=1.0, **options)
-    (code, output), (wild_code, wild_output) = tiny.finish(calm), tiny.finish(wild)
-    assert (code, wild_code) == (0, 0), output + wild_output
-    assert "warning" not in output
-    # a batch of 8 varies by this much (0.3 nats over the run's last lines)
-    assert max(losses(home / "calm")) <= losses(home / "calm")[0] + 0.5
-    warnings = [line for line in wild_output.splitlines() if "warning" in line]
-    assert any("block_" in line and "it began at" in line for line in warnings)
-    assert any(": loss: expected at most" in line for line in warnings)
-    assert len(warnings) == len({line.split(": ")[3] for line in warnings})
-
-
-@pytest.mark.multiprocess
-def test_two_processes_start_from_weights_and_look_at_blocks_like_one(home: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
-    options = dict(total_steps=3, optim__warmup_steps=1, eval__sets=(), log__block_stats_steps=2,
-                   vision__init_from=home / "run", optim__ema_decay=0.9, vision__freeze_blocks=1)
-    both = [train(home, "two", *words, f"--process_id={i}", **options) for i in range(2)]
-    ends = [tiny.finish(process) for process in both]
-    assert [code for code, _ in ends] == [0, 0], ends
-    code, output = tiny.finish(train(home, "one", **options))
-    assert code == 0, output
-    pairs = list(zip(tiny.lines(home / "two"), tiny.lines(home / "one"), strict=True))
-    for two, one in pairs:
-        names = [name for name in one if "block_" in name or name == "train/loss"]
-        assert len(names) == (5 if one["kind"] == "train" and one["step"] <= 2 else one["kind"] == "train")
-        assert [two[name] for name in names] == pytest.approx([one[name] for name in names], rel=1e-4)

@@ -168,6 +168,11 @@ def timm_arguments(spec: VisionSpec) -> dict[str, Any]:
     return common | (_eva_arguments(spec) if family_of(spec) == "eva02" else _vit_arguments(spec))
 
 
+def _reference_grid(spec: Eva02Spec) -> tuple[int, int]:
+    """The grid that rotary positions count on, which for (0, 0) is the picture's own."""
+    return spec.grid if spec.rope_reference_grid == (0, 0) else spec.rope_reference_grid
+
+
 def _eva_arguments(spec: Eva02Spec) -> dict[str, Any]:
     mean, nomic = spec.pool == "mean", spec.pool == "nomic"
     return {
@@ -175,7 +180,7 @@ def _eva_arguments(spec: Eva02Spec) -> dict[str, Any]:
         "scale_attn_inner": spec.attn_inner_norm, "use_abs_pos_emb": spec.pos_embed, "use_rot_pos_emb": spec.rope,
         "rope_temperature": spec.rope_theta,
         # the picture's own grid is written out: transformers drops a null and takes the architecture's default instead
-        "ref_feat_shape": list(spec.grid if spec.rope_reference_grid == (0, 0) else spec.rope_reference_grid),
+        "ref_feat_shape": list(_reference_grid(spec)) if spec.rope else None,
         "use_fc_norm": spec.final_norm and mean, "use_post_transformer_norm": spec.final_norm and not mean,
         "attn_pool_mlp_ratio": _ratio(spec.pool_mlp_dim, spec.width) if spec.pool == "map" or nomic else None,
     } | (_nomic_arguments(spec) if nomic else {})  # fmt: skip

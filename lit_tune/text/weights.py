@@ -5,6 +5,7 @@ Python index that carries the weights, the hub. What was tried is named when not
 """
 
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from lit_tune import fetch, paths
-from lit_tune.convert import weights as weight_files
 from lit_tune.errors import ConfigError, explain
 
 DESCRIPTION = "text_tower.json"
@@ -211,12 +211,12 @@ def _given(name: str, folder: Path, sha256: str) -> TextFiles:
 
 def _described(name: str, root: Path, sha256: str) -> TextFiles:
     """The text tower of an import or export that the user named; its own description says what it is."""
-    page = weight_files.read_config(root / DESCRIPTION)
     try:
+        page = json.loads((root / DESCRIPTION).read_text())
         file, digest = root / page["weights"]["file"], page["text"]["weights_sha256"]
-    except (KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(explain(str(root / DESCRIPTION), expected="a description that names its weights",
-                                  found=f"no {error}", do="import it again")) from error
+                                  found=f"{type(error).__name__}: {error}", do="import it again")) from error
     if sha256 not in ("", digest):
         raise ConfigError(explain(str(file), expected=f"sha256 {sha256}", found=digest,
                                   do="use the weights the run was made with, or change --config.text.sha256"))

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fastembed
 import numpy as np
 import pytest
 import small_exports as small
+from fastembed.common.model_description import DenseModelDescription, ModelSource, PoolingType
+from fastembed.image.onnx_embedding import supported_onnx_models
 from small_models import write_text_tower
 
 import lit_tune
@@ -77,3 +80,24 @@ def test_every_head_goes_out_in_a_format_and_is_loaded_from_it_or_is_refused(
     np.testing.assert_allclose(model.embed_images([picture]), ours.embed_images([picture]), atol=1e-5)
     np.testing.assert_allclose(model.embed_texts(small.TEXTS), ours.embed_texts(small.TEXTS), atol=1e-5)
     assert model.prompt == "a "
+
+
+@pytest.mark.parametrize("format", ["hf", "onnx"])
+def test_fastembed_gives_our_vectors_from_an_exported_folder(format: str, tmp_path: Path) -> None:
+    given = small.source(small.vision(**OWN_GRID), small.nomic_bert(tmp_path / "t", "query: "), kind="import")
+    folder = tmp_path / "out"
+    exports.export(given, format, folder)
+    ours, name = small.model(given), f"own/{format}"
+    fastembed.TextEmbedding.add_custom_model(
+        f"{name}-text", pooling=PoolingType.DISABLED, normalization=True, sources=ModelSource(hf=name), dim=ours.dim,
+        model_file="onnx/text_model.onnx")  # fmt: skip
+    theirs = list(fastembed.TextEmbedding(f"{name}-text", specific_model_path=str(folder)).embed(small.TEXTS))
+    np.testing.assert_allclose(ours.embed_texts(small.TEXTS), np.stack(theirs), atol=1e-5)  # the prefix is inside
+    # fastembed has no call for own models of pictures: its list is what it reads
+    supported_onnx_models.append(DenseModelDescription(
+        model=name, dim=ours.dim, description="", license="", size_in_GB=0.1, sources=ModelSource(hf=name),
+        model_file="onnx/model.onnx"))  # fmt: skip
+    pictures = [small.photo(40, 50), small.photo(64, 33, seed=1)]  # even margins: it cuts odd ones one pixel off ours
+    theirs = list(fastembed.ImageEmbedding(name, specific_model_path=str(folder)).embed(pictures))
+    encoded = [small.saved(picture, "PNG") for picture in pictures]
+    np.testing.assert_allclose(ours.embed_images(encoded), np.stack(theirs), atol=1e-4)
