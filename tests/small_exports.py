@@ -28,6 +28,9 @@ NOMIC = NomicBertSpec(vocab_size=16, type_vocab=2, width=16, depth=2, num_heads=
 SMALL = dataclasses.replace(
     VARIANTS["eva02_base_patch14_224"], image_size=(32, 32), patch_size=8, width=16, depth=2, num_heads=2, mlp_dim=40,
     pool="map", pool_mlp_dim=32, rope_reference_grid=(4, 4))  # fmt: skip
+# Of SMALL: the tower of nomic-embed-vision, with its hidden widths.
+NOMIC_HEAD: dict[str, Any] = {"pool": "nomic", "key_bias": True, "qkv_fused": True, "final_norm": False,
+                              "sub_ln_eps": 1e-5, "mlp_dim": 256, "pool_mlp_dim": 256}  # fmt: skip
 PREPROCESS = {"image_size": [32, 32], "resize": "shortest", "interpolation": "bicubic", "policy": "reference",
               "mean": [0.48, 0.45, 0.4], "std": [0.26, 0.26, 0.27]}  # fmt: skip
 TEXTS = ["a cat", "big red dogs on the mat", "a", "the big cat query : a dog on the red mat a cat a dog a cat", "cats"]
@@ -112,6 +115,11 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def opened(picture: bytes) -> Image.Image:
+    """A picture as Pillow opens it."""
+    return Image.open(io.BytesIO(picture))
 
 
 def turned() -> bytes:

@@ -77,6 +77,9 @@ TIMM_SPECS = {
 }
 CASES = [("timm", spec) for spec in TIMM_SPECS.values()] + [
     ("nomic", eva02(**(NOMIC | {"image_size": (28, 28)}))),
+    ("open_clip", eva02(**NOMIC)),
+    ("open_clip", eva02(pool="nomic", key_bias=True, embed_dim=20)),
+    ("open_clip", eva02(pool="nomic", sub_ln=False, qkv_fused=True)),
     ("hf", BERT),
     ("hf", NOMIC_BERT),
     ("nomic", NOMIC_BERT),

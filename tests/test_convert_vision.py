@@ -110,6 +110,8 @@ def test_the_norm_of_a_registered_model_follows_the_pooling_asked_for(model_args
     ("timm", dataclasses.replace(SIGLIP, pool_mlp_dim=50), "a head of another hidden width, 50"),
     ("open_clip", plain(patch_bias=True, embed_dim=20), "a bias of the patches; a bias of the patches with a norm"),
     ("open_clip", eva02(key_bias=True), "a trained bias on the keys"),
+    ("open_clip", eva02(**(NOMIC | {"pos_embed": False})), "found no position embedding; export --format=onnx"),
+    ("timm", eva02(**NOMIC), r"the nomic pooling head.*export --format=onnx \| open_clip"),
     ("hf", plain(pool="mean"), "pooling mean"),
     ("hf", plain("vit_base_patch16_224"), "a bias of the patches under CLIP; no norm before the blocks under CLIP"),
     ("hf", dataclasses.replace(SIGLIP, embed_dim=20), "a projection after MAP"),

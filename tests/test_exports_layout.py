@@ -114,6 +114,19 @@ def test_open_clip_is_told_sizes_poolers_and_scale(tmp_path: Path) -> None:
     assert page(tmp_path / "out" / "config.json")["num_classes"] == 8  # timm's
 
 
+@pytest.mark.parametrize("changes", [{}, {"embed_dim": 24}])
+def test_nomics_pooling_names_an_architecture_that_is_not_timms(changes: dict, tmp_path: Path) -> None:
+    given = small.source(small.vision(**(small.NOMIC_HEAD | changes)), small.bert(tmp_path / "text"))
+    image = open_clip.write(given, tmp_path / "out")[0]
+    config = page(tmp_path / "out" / "config.json")
+    assert config["architecture"] == "lit_tune_nomic_vision" and config["model_args"]["mlp_norm_eps"] == 1e-5
+    named = weights.read(tmp_path / "out" / image.file)
+    assert np.any(named["visual.trunk.blocks.1.attn.qkv.bias"][16:32])  # on the keys
+    assert "visual.trunk.attn_pool.mlp.fc1_g.weight" in named
+    read = mapping.from_peer(named, given.vision.tower.spec, image.layout)
+    jax.tree.map(np.testing.assert_array_equal, read, given.vision.params)
+
+
 NTK = {"rotary_scaling_factor": 2.0, "max_trained_positions": 8}
 
 

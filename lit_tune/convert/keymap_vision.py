@@ -11,14 +11,16 @@ TIMM_TRUNK: tuple[Rule, ...] = (
     Rule("cls_token", ("cls_token",), "same", "class_token"),
     Rule("pos_embed", ("pos_embed",), "same", "pos_embed"),
     *pair("blocks.{i}.norm1", "blocks/{i}/norm1", "same"),
-    # timm's two spellings of attention; neither has a bias on the keys
+    # timm's two spellings of attention: without a bias on the keys, and its attn_type="rope" with one
     Rule("blocks.{i}.attn.qkv.weight", QKV_KERNELS, "linear", "qkv_fused"),
-    Rule("blocks.{i}.attn.q_bias", QKV_BIASES[:1], "same", "qkv_fused qkv_bias"),
-    Rule("blocks.{i}.attn.v_bias", QKV_BIASES[2:], "same", "qkv_fused qkv_bias"),
+    Rule("blocks.{i}.attn.q_bias", QKV_BIASES[:1], "same", "qkv_fused qkv_bias !key_bias"),
+    Rule("blocks.{i}.attn.v_bias", QKV_BIASES[2:], "same", "qkv_fused qkv_bias !key_bias"),
+    Rule("blocks.{i}.attn.qkv.bias", QKV_BIASES, "same", "qkv_fused key_bias"),
     Rule("blocks.{i}.attn.q_proj.weight", QKV_KERNELS[:1], "linear", "!qkv_fused"),
     Rule("blocks.{i}.attn.k_proj.weight", QKV_KERNELS[1:2], "linear", "!qkv_fused"),
     Rule("blocks.{i}.attn.v_proj.weight", QKV_KERNELS[2:], "linear", "!qkv_fused"),
     Rule("blocks.{i}.attn.q_proj.bias", QKV_BIASES[:1], "same", "!qkv_fused qkv_bias"),
+    Rule("blocks.{i}.attn.k_proj.bias", QKV_BIASES[1:2], "same", "!qkv_fused key_bias"),
     Rule("blocks.{i}.attn.v_proj.bias", QKV_BIASES[2:], "same", "!qkv_fused qkv_bias"),
     *pair("blocks.{i}.attn.norm", "blocks/{i}/attn/norm", "same", "attn_inner_norm"),
     *pair("blocks.{i}.attn.proj", "blocks/{i}/attn/proj", "linear"),
@@ -31,21 +33,31 @@ TIMM_TRUNK: tuple[Rule, ...] = (
     *pair("norm", "norm", "same", "norms_tokens"),
     *pair("fc_norm", "fc_norm", "same", "norms_pooled"),
 )
-TIMM_POOL: tuple[Rule, ...] = (
+_LATENT: tuple[Rule, ...] = (
     Rule("latent", ("attn_pool/latent",), "same"),
     *pair("q", "attn_pool/q", "linear"),
     *pair("kv", ("attn_pool/k", "attn_pool/v"), "linear"),
     *pair("proj", "attn_pool/proj", "linear"),
     *pair("norm", "attn_pool/norm", "same"),
-    *pair("mlp.fc1", "attn_pool/mlp/fc1", "linear"),
     *pair("mlp.fc2", "attn_pool/mlp/fc2", "linear"),
+)
+TIMM_POOL = (*_LATENT, *pair("mlp.fc1", "attn_pool/mlp/fc1", "linear"))
+_TIMM_NOMIC_POOL = (  # of lit_tune.integrations.timm
+    *_LATENT,
+    *pair("mlp.fc1_g", "attn_pool/mlp/fc1_g", "linear"),
+    *pair("mlp.fc1_x", "attn_pool/mlp/fc1_x", "linear"),
 )
 TIMM_HEAD: tuple[Rule, ...] = (  # timm's classifier always has a bias
     Rule("head.weight", ("head/kernel",), "linear", "projects"),
     Rule("head.bias", ("head/bias",), "same", "projects embed_bias"),
     Rule("head.bias", ("head/kernel",), "zeros", "projects !embed_bias"),
 )
-TIMM_WHOLE = (*TIMM_TRUNK, *prefixed("attn_pool.", TIMM_POOL, "map"), *TIMM_HEAD)
+TIMM_WHOLE = (
+    *TIMM_TRUNK,
+    *prefixed("attn_pool.", TIMM_POOL, "map"),
+    *prefixed("attn_pool.", _TIMM_NOMIC_POOL, "nomic"),
+    *TIMM_HEAD,
+)
 # Weights of masked image modelling have `norm` before a head that is not there any more; timm moves it behind a mean.
 TIMM_MIM = (
     *(rule for rule in TIMM_WHOLE if not rule.peer.startswith("fc_norm")),

@@ -22,10 +22,17 @@ def refuse(spec: Any, layout: str) -> None:
         return
     found = _REASONS[family, layout](spec)
     if found:
-        do = "export --format=timm" if layout == "nomic" else "export another format"
+        do = f"export --format={' | '.join(_formats(spec))}"
         raise ConfigError(
             explain(f"{layout} layout", expected="a tower that it can hold", found="; ".join(found), do=do)
         )
+
+
+def _formats(spec: Any) -> list[str]:
+    """The formats that hold a vision tower, by their layouts; ONNX has no layout of its own and holds every one."""
+    family = family_of(spec)
+    held = [name for name in ("nomic", "open_clip", "timm") if (family, name) in _REASONS]
+    return sorted(["onnx", *(name for name in held if not _REASONS[family, name](spec))])
 
 
 def _imported_only(spec: Any) -> str:
@@ -64,8 +71,10 @@ def _eva02_not_in_timm(spec: Any) -> list[str]:
 
 
 def _eva02_not_in_open_clip(spec: Any) -> list[str]:
-    # a timm tower inside, and timm knows an open_clip file by its position embedding
-    return _eva02_not_in_timm(spec) + ([] if spec.pos_embed else ["no position embedding"])
+    # A timm tower inside; with Nomic's pooling it is lit_tune.integrations.timm's, which has key biases and any eps.
+    found = [] if spec.pool == "nomic" else _eva02_not_in_timm(spec)
+    # timm knows an open_clip file by its position embedding
+    return found + ([] if spec.pos_embed else ["no position embedding"])
 
 
 def _vit_not_in_timm(spec: Any) -> list[str]:

@@ -15,6 +15,7 @@ from lit_tune.models.vision import VisionSpec
 from lit_tune.models.vit import VitSpec
 
 VARIANTS: dict[str, VisionSpec] = eva02.VARIANTS | vit.VARIANTS
+NOMIC = "lit_tune_nomic_vision"  # no name of timm's own: lit_tune.integrations.timm registers it
 POOLS = {"avg": "mean", "token": "cls", "map": "map", "": "none"}
 _DROPOUT = ("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 _NO_EFFECT = (*_DROPOUT, "head_init_scale", "dynamic_img_size", "img_size", "num_classes", "device", "dtype",
@@ -156,7 +157,7 @@ def timm_arguments(spec: VisionSpec) -> dict[str, Any]:
 
     Of a ViT the norm layer is not among them: JSON cannot hold it, `architecture` stands for its eps.
     """
-    pools = {ours: timms for timms, ours in POOLS.items()}
+    pools = {ours: timms for timms, ours in POOLS.items()} | {"nomic": "map"}  # both are timm's `attn_pool`
     common = {
         "img_size": [g * spec.patch_size for g in spec.table_grid], "patch_size": spec.patch_size,
         "embed_dim": spec.width, "depth": spec.depth, "num_heads": spec.num_heads, "qkv_bias": spec.qkv_bias,
@@ -173,7 +174,7 @@ def _reference_grid(spec: Eva02Spec) -> tuple[int, int]:
 
 
 def _eva_arguments(spec: Eva02Spec) -> dict[str, Any]:
-    mean = spec.pool == "mean"
+    mean, nomic = spec.pool == "mean", spec.pool == "nomic"
     return {
         "qkv_fused": spec.qkv_fused, "swiglu_mlp": True, "scale_mlp": spec.sub_ln,
         "scale_attn_inner": spec.attn_inner_norm, "use_abs_pos_emb": spec.pos_embed, "use_rot_pos_emb": spec.rope,
@@ -181,7 +182,15 @@ def _eva_arguments(spec: Eva02Spec) -> dict[str, Any]:
         # the picture's own grid is written out: transformers drops a null and takes the architecture's default instead
         "ref_feat_shape": list(_reference_grid(spec)) if spec.rope else None,
         "use_fc_norm": spec.final_norm and mean, "use_post_transformer_norm": spec.final_norm and not mean,
-        "attn_pool_mlp_ratio": _ratio(spec.pool_mlp_dim, spec.width) if spec.pool == "map" else None,
+        "attn_pool_mlp_ratio": _ratio(spec.pool_mlp_dim, spec.width) if spec.pool == "map" or nomic else None,
+    } | (_nomic_arguments(spec) if nomic else {})  # fmt: skip
+
+
+def _nomic_arguments(spec: Eva02Spec) -> dict[str, Any]:
+    """What the architecture NOMIC takes besides: timm's own has these as defaults."""
+    return {
+        "attn_type": "rope" if spec.key_bias else "eva", "norm_eps": spec.norm_eps, "mlp_norm_eps": spec.sub_ln_eps,
+        "attn_pool_norm_eps": spec.pool_norm_eps,
     }  # fmt: skip
 
 
@@ -193,7 +202,12 @@ def _vit_arguments(spec: VitSpec) -> dict[str, Any]:
 
 
 def architecture(spec: VisionSpec) -> str:
-    """A registered name for timm's config.json: the tower's own, or one whose arguments can all be overridden."""
+    """A registered name for timm's config.json: the tower's own, or one whose arguments can all be overridden.
+
+    With Nomic's pooling it is the name that `lit_tune.integrations.timm` registers.
+    """
+    if spec.pool == "nomic":
+        return NOMIC
     arguments = timm_arguments(spec)
     for name, variant in VARIANTS.items():
         if timm_arguments(variant) == arguments and variant.norm_eps == spec.norm_eps:

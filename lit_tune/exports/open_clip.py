@@ -6,7 +6,8 @@ nomic_bert, and it has no pooler with a LayerNorm. `lit_tune.integrations.open_c
 `lit_tune.integrations.open_clip.load(DIR)` does all at once. From inside the folder ("local-dir:.") a BERT tower with
 plain pooling loads without us.
 
-`timm.create_model("local-dir:DIR", pretrained=True)` reads the image tower out of the same file.
+`timm.create_model("local-dir:DIR", pretrained=True)` reads the image tower out of the same file. With Nomic's pooling
+head both need our `register()`, which adds the architecture that the folder names: without it they know no such model.
 """
 
 from collections.abc import Mapping
@@ -53,6 +54,7 @@ def write(source: Source, out: Path) -> list[Written]:
         ConfigError: timm cannot hold the image tower or open_clip the text tower; the line says why.
     """
     text, vision = source.text, source.vision
+    refuse(vision.tower.spec, LAYOUT)
     config = {"model_cfg": model_config(source), "preprocess_cfg": preprocess_config(vision.preprocess)}
     spec, params = vision.tower.spec, jax.device_get(vision.params)
     named = _image_arrays(params, spec) | _text_arrays(text) | _scale(source)
@@ -127,10 +129,6 @@ def preprocess_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:
 
 def _image_arrays(params: Tree, spec: VisionSpec) -> dict[str, np.ndarray]:
     """The image tower as the timm model inside open_clip's, its projection as timm's classifier."""
-    refuse(spec, LAYOUT)
-    if family_of(spec) == "eva02" and not spec.pos_embed:
-        raise ConfigError(explain("open_clip layout", expected="a position embedding, by which timm knows its Eva in "
-                                  "such a file", found="no position embedding", do="export --format=timm"))
     return mapping.write_with(prefixed("visual.trunk.", TABLES[family_of(spec), "timm"]), params, spec)
 
 

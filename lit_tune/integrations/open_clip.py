@@ -8,7 +8,7 @@ or `lit_open_clip.register()`, and then `open_clip.create_model_and_transforms("
 
 open_clip 3.3.0 has no entry for nomic_bert in `hf_configs.arch_dict`, no pooler with a LayerNorm, reads the paths in a
 config relative to the working directory, and rewrites texts before tokenising (ftfy, HTML entities), which no text
-tower of ours was run with. This module imports torch and open_clip.
+tower of ours was run with. Nomic's pooling head is timm's part: `timm.py`. This module imports torch and open_clip.
 """
 
 import functools
@@ -24,6 +24,7 @@ from torch import nn
 
 from lit_tune.errors import ConfigError, explain
 from lit_tune.exports.open_clip import CONFIG, HERE
+from lit_tune.integrations import timm
 
 LOCAL = "local-dir:"
 FORCED = (  # options of create_model that change a part of the config
@@ -72,6 +73,7 @@ def register() -> None:
     Its `create_model`, and all that is built on it, then finds the parts of a folder of ours from any working
     directory, and `get_tokenizer` takes texts as they are. Models of anyone else are made as before.
     """
+    timm.register()
     hf_configs.arch_dict.setdefault("nomic_bert", NOMIC_BERT)
     for pooler in (MeanLayerNormPooler, ClsLayerNormPooler):
         hf_model.register_pooler(pooler)

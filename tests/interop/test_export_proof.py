@@ -10,12 +10,32 @@ import pytest
 import small_exports as small
 from fastembed.common.model_description import DenseModelDescription, ModelSource, PoolingType
 from fastembed.image.onnx_embedding import supported_onnx_models
+from small_models import write_text_tower
 
 import lit_tune
 from lit_tune import exports
+from lit_tune.errors import ConfigError
 
 pytestmark = [pytest.mark.interop, pytest.mark.filterwarnings("ignore::UserWarning")]
 OWN_GRID = {"rope_reference_grid": (0, 0)}  # as the quick start's tower
+HEADS: dict[str, dict[str, Any]] = {
+    "map": {}, "map + projection": {"embed_dim": 24}, "nomic": small.NOMIC_HEAD, "cls": {"pool": "cls"},
+    "mean": {"pool": "mean"}, "cls + projection": {"pool": "cls", "embed_dim": 24},
+}  # fmt: skip
+NO_TIMM = {"nomic": "the nomic pooling head; a trained bias on the keys; .* --format=nomic . onnx . open_clip"}
+# Format -> who reads its image tower, and the heads that it refuses with the reason.
+OUTCOMES: dict[str, tuple[set[str], dict[str, str]]] = {
+    "hf": ({"own_reader", "timm", "sentence-transformers", "open_clip_torch", "onnxruntime"}, NO_TIMM),
+    "timm": ({"own_reader", "timm"}, NO_TIMM),
+    "sentence-transformers": ({"own_reader", "timm", "sentence-transformers"}, NO_TIMM),
+    "open_clip": ({"own_reader", "open_clip_torch"}, {}),
+    "onnx": ({"onnxruntime"}, {}),
+    "nomic": ({"own_reader"}, {
+        "map": "pooling map; no bias on the keys; .* --format=onnx . open_clip . timm",
+        "map + projection": "pooling map; a projection to 24",
+        "cls": "pooling cls", "mean": "pooling mean", "cls + projection": "pooling cls; a projection to 24",
+    }),
+}  # fmt: skip
 ASKED = {
     "timm image tower": {"own_reader", "timm", "sentence-transformers"},
     "transformers text tower": {"own_reader", "sentence-transformers"},
@@ -37,13 +57,24 @@ def test_every_reader_of_the_default_export_is_asked_and_agrees(changes: dict, t
     assert proof["frozen_text"]["unchanged"] and json.loads((tmp_path / "out" / "proof.json").read_text()) == proof
 
 
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("format", exports.FORMATS)
-def test_load_reads_what_export_writes_in_every_format(format: str, tmp_path: Path) -> None:
-    nomic = {"pool": "nomic", "key_bias": True, "qkv_fused": True, "final_norm": False, "sub_ln_eps": 1e-5,
-             "mlp_dim": 256, "pool_mlp_dim": 256}  # fmt: skip
-    changes = nomic if format == "nomic" else OWN_GRID
-    given = small.source(small.vision(**changes), small.bert(tmp_path / "t", "a "), kind="import")
-    exports.export(given, format, tmp_path / "out")
+def test_every_head_goes_out_in_a_format_and_is_loaded_from_it_or_is_refused(
+    format: str, head: str, tmp_path: Path
+) -> None:
+    readers, refused = OUTCOMES[format]
+    image = small.vision(**HEADS[head])
+    text = small.encoder(write_text_tower(tmp_path / "text", width=image.dim), "a ")
+    given = small.source(image, text, kind="import")
+    if head in refused:
+        with pytest.raises(ConfigError, match=refused[head]) as error:
+            exports.export(given, format, tmp_path / "out")
+        assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+        return
+    proof = exports.export(given, format, tmp_path / "out")
+    checks = [check for one in proof["checks"] if one["kind"] == "vision" for check in one["checked_by"]]
+    assert {check["who"].split()[0] for check in checks} == readers
+    assert max(check["max_difference"] for check in checks) <= 1e-5
     ours, model = small.model(given), lit_tune.load(tmp_path / "out")
     picture = small.saved(small.photo(40, 50), "PNG")
     np.testing.assert_allclose(model.embed_images([picture]), ours.embed_images([picture]), atol=1e-5)

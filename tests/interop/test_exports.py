@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def unit(x: torch.Tensor) -> np.ndarray:
 
 def photo() -> Image.Image:
     """The picture as Pillow opens it."""
-    return Image.open(BytesIO(PHOTO))
+    return small.opened(PHOTO)
 
 
 def test_sentence_transformers_gives_our_vectors_of_texts_and_pictures(export: tuple[Source, Path]) -> None:
