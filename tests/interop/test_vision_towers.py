@@ -17,6 +17,7 @@ import transformers
 from lit_tune import convert, tree
 from lit_tune.convert import keymap, mapping, peer_timm, timm as timm_folder, weights as weights_module
 from lit_tune.convert.peer_vision import vision_spec
+from lit_tune.exports import timm as timm_export
 from lit_tune.models import vit
 from lit_tune.models.eva02 import VARIANTS
 from lit_tune.models.two_towers import family_of, tower_of
@@ -99,7 +100,7 @@ def test_a_vit_of_timm_comes_in_and_goes_out(name: str, tmp_path: Path) -> None:
         tower = dataclasses.replace(tower, spec=dataclasses.replace(
             tower.spec, image_size=(64, 80), pos_embed_grid=tower.spec.grid))  # fmt: skip
     check(tower, model, model.forward_features)
-    timm_folder.export(tower.params, tower.spec, PREPROCESS | {"image_size": list(tower.spec.image_size)}, tmp_path)
+    timm_export.export(tower.params, tower.spec, PREPROCESS | {"image_size": list(tower.spec.image_size)}, tmp_path)
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()  # strict, but for a MAP head left out
     assert set(loaded.state_dict()) == set(named)
     check(tower, loaded, loaded.forward_features)
