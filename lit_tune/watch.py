@@ -88,7 +88,8 @@ def flops_per_pair(config: ConfigDict) -> float:
     v = config.vision
     patches = (v.image_size[0] // v.patch_size) * (v.image_size[1] // v.patch_size)
     n = patches * (1 - v.patch_dropout) + v.class_token
-    block = 2 * n * (4 * v.width**2 + 3 * v.width * v.mlp_dim) + 4 * n**2 * v.width
+    kernels = {"eva02": 3, "vit": 2}[v.family]  # of an MLP: SwiGLU has a gate
+    block = 2 * n * (4 * v.width**2 + kernels * v.width * v.mlp_dim) + 4 * n**2 * v.width
     patch = 2 * patches * v.patch_size**2 * 3 * v.width
     head = 2 * n * 2 * v.width**2 if v.pool in ("map", "nomic") else 0
     frozen = optim.frozen_blocks(config)
