@@ -19,7 +19,6 @@ called by itself gives `sentence_embedding` and `image_embeds`.
 
 import importlib.util
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,10 +41,8 @@ from lit_tune.text.encode import EMBED as EMBED_TEXT
 from lit_tune.tree import Tree
 
 VISION_FILE, TEXT_FILE = "onnx/model.onnx", "onnx/text_model.onnx"
-PREPROCESSOR_FILE = "preprocessor_config.json"
 IR_VERSION = 8  # the one that belongs to opset 17
 LARGEST = (1 << 31) - (1 << 20)  # bytes of weights: protobuf ends at 2 GiB, and external data is not written
-FILTERS = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which CLIPImageProcessor files hold
 HOW = "pip install 'lit_tune[onnx]'"
 
 
@@ -126,44 +123,6 @@ def check(path: Path, params: Tree, tower: Tower) -> tuple[float, str]:
         ours = EMBED_TEXT(tower, params, *(np.int32(one) for one in given.values()))
     theirs = run.run(None, given)[0]
     return float(np.max(np.abs(theirs - np.asarray(ours)))), f"onnxruntime {onnxruntime.__version__}"
-
-
-def preprocessor_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """The object of preprocessor_config.json, as CLIPImageProcessor, fastembed and transformers.js read it.
-
-    What they do otherwise than we: half an odd margin rounds down, so that their crop may lie one pixel further left or
-    up (ours rounds as torchvision's); they convert to RGB before they resize; and they know neither policy, so that
-    where ours is "clean" a picture with alpha, 16 bits or an EXIF rotation has to be prepared before. transformers'
-    CLIPImageProcessorPil gives our pixels; its torchvision twin, CLIPImageProcessor, differs by up to 1 of 255.
-
-    Args:
-        preprocess: of the tower's description.
-
-    Raises:
-        ConfigError: "shortest" with an image that is not square: they bring the shorter side to a size, whichever it
-            is, and would leave the rest of the crop black.
-    """
-    height, width = preprocess["image_size"]
-    crop_pct = preprocess["crop_pct"] if "crop_pct" in preprocess else 1.0  # as `description.vision_description`
-    tall, wide = (math.floor(side / crop_pct + 1e-9) for side in (height, width))
-    shortest = preprocess["resize"] == "shortest"
-    if shortest and height != width:
-        raise ConfigError(explain(PREPROCESSOR_FILE, expected="a square image, or resize squash",
-                                  found=f"resize shortest at {height} x {width}", do="export another format"))
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": tall} if shortest else {"height": tall, "width": wide},
-        "resample": FILTERS[preprocess["interpolation"]],
-        "do_center_crop": shortest or crop_pct < 1,
-        "crop_size": {"height": height, "width": width},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocess["mean"]),
-        "image_std": list(preprocess["std"]),
-    }
 
 
 def _require() -> None:

@@ -23,7 +23,7 @@ from lit_tune import tree
 from lit_tune.convert import onnx_session
 from lit_tune.data.transforms import eval_transform
 from lit_tune.errors import ConfigError
-from lit_tune.exports import onnx as onnx_export
+from lit_tune.exports import onnx as onnx_export, preprocessing
 from lit_tune.exports.onnx_graph import Input, translate
 from lit_tune.exports.onnx_ops import OPS
 from lit_tune.model import EMBED as EMBED_IMAGE
@@ -179,8 +179,8 @@ def test_fastembed_gives_our_vectors_of_pictures(resize: str, size: list[int], d
     tower = two_towers.tower_of(dataclasses.replace(EVA, image_size=tuple(size), pool="map", embed_dim=dim))
     params, preprocess = noisy(tower), PREPROCESS | {"image_size": size, "resize": resize}
     onnx_export.export_vision(params, tower, tmp_path / onnx_export.VISION_FILE, preprocess)
-    page = onnx_export.preprocessor_config(preprocess)
-    (tmp_path / onnx_export.PREPROCESSOR_FILE).write_text(json.dumps(page))
+    page = preprocessing.preprocessor_config(preprocess)
+    (tmp_path / preprocessing.FILE).write_text(json.dumps(page))
     pictures = [picture(tmp_path, 0, (48, 48)), picture(tmp_path, 1, (96, 64)), picture(tmp_path, 2, (40, 100))]
     own = f"own/{resize}-{dim}"
     entry = DenseModelDescription(model=own, dim=32, description="", license="", size_in_GB=0.1,
@@ -198,8 +198,8 @@ def pixels_of_both(name: str, folder: Path, path: Path, how: dict[str, Any]) -> 
     import transformers
 
     preprocess = PREPROCESS | how
-    page = onnx_export.preprocessor_config(preprocess)
-    (folder / onnx_export.PREPROCESSOR_FILE).write_text(json.dumps(page))
+    page = preprocessing.preprocessor_config(preprocess)
+    (folder / preprocessing.FILE).write_text(json.dumps(page))
     processor = getattr(transformers, name).from_pretrained(str(folder))
     theirs = np.asarray(processor(Image.open(path), return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
     filters = {key: preprocess[key] for key in ("interpolation", "crop_pct") if key in preprocess}
