@@ -145,6 +145,9 @@ def _text(flags: ImportFlags, found: sources.Found, config: Mapping[str, Any], n
     """The text tower: pooling, prefix and longest text from the flags, else from what is known of it."""
     facts = _text_facts(flags, found.folder)
     spec = text_spec(config, flags.from_, pool=facts["pool"], layer_norm=facts["layer_norm"], names=named)
+    if flags.pool not in (None, spec.pool):
+        raise ConfigError(explain("--pool", expected=f"{spec.pool}, the rule of this tower", found=flags.pool,
+                                  do="leave the flag out"))
     params = mapping.from_peer(named, spec, flags.from_)
     folder = Path(flags.tokenizer).expanduser() if flags.tokenizer else found.folder
     longest = encode.token_limit(spec)

@@ -30,14 +30,11 @@ from jax.export import symbolic_shape
 
 from lit_tune import __version__
 from lit_tune.convert import weights
-from lit_tune.convert.onnx_session import session
 from lit_tune.errors import ConfigError, explain
 from lit_tune.exports.onnx_graph import Graph, Input, translate
 from lit_tune.exports.onnx_ops import OPS, OPSET
-from lit_tune.model import EMBED as EMBED_IMAGE
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
-from lit_tune.text.encode import EMBED as EMBED_TEXT
 from lit_tune.tree import Tree
 
 VISION_FILE, TEXT_FILE = "onnx/model.onnx", "onnx/text_model.onnx"
@@ -96,33 +93,6 @@ def export_text(params: Tree, tower: Tower, path: Path, max_length: int) -> str:
     jax.eval_shape(function, params, longest, longest)  # the tower's own word on lengths needs a number
     graph = translate(function, params, inputs, ["sentence_embedding", "last_hidden_state"], OPS)
     return write(graph, path, {"kind": "text", "max_length": str(max_length)})
-
-
-def check(path: Path, params: Tree, tower: Tower) -> tuple[float, str]:
-    """(largest difference of a component of unit vectors, "onnxruntime X.Y.Z") on fixed inputs, for proof.json.
-
-    Args:
-        path: a file that was written from `params` and `tower`.
-
-    Raises:
-        ConfigError: no package onnxruntime, or a file that it cannot read.
-    """
-    run = session(path)
-    import onnxruntime
-
-    rng = np.random.default_rng(0)
-    sizes = {one.name: one.shape for one in run.get_inputs()}
-    if "pixel_values" in sizes:
-        given = {"pixel_values": rng.standard_normal((3, *sizes["pixel_values"][1:]), np.float32)}
-        ours = EMBED_IMAGE(tower, params, given["pixel_values"].transpose(0, 2, 3, 1), mean=(), std=())
-    else:
-        longest = min(17, int(run.get_modelmeta().custom_metadata_map["max_length"]))
-        mask = np.arange(longest) < np.array([[longest], [longest - longest // 3], [1]])
-        ids = rng.integers(0, tower.spec.vocab_size, (3, longest))
-        given = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
-        ours = EMBED_TEXT(tower, params, *(np.int32(one) for one in given.values()))
-    theirs = run.run(None, given)[0]
-    return float(np.max(np.abs(theirs - np.asarray(ours)))), f"onnxruntime {onnxruntime.__version__}"
 
 
 def _require() -> None:

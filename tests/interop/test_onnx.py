@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from fastembed.common.model_description import DenseModelDescription, ModelSource, PoolingType
 from fastembed.image.onnx_embedding import supported_onnx_models
@@ -110,10 +109,8 @@ def test_onnxruntime_gives_our_vectors_of_pictures(name: str, tmp_path: Path) ->
     for count in (1, 3):
         pixels = np.random.default_rng(count).integers(0, 256, (count, 32, 48, 3), np.uint8)
         assert far(embed_image(tower, params, pixels, PREPROCESS), embed({}, pixels)) <= CLOSE
-    difference, checker = onnx_export.check(path, params, tower)
-    assert difference <= CLOSE and checker == f"onnxruntime {onnxruntime.__version__}"
-    other, _ = onnx_export.check(path, jax.tree.map(lambda x: x + 0.1, params), tower)
-    assert other > 1e-3  # it does compare
+    other = jax.tree.map(lambda x: x + 0.1, params)
+    assert far(embed_image(tower, other, pixels, PREPROCESS), embed({}, pixels)) > 1e-3  # it does compare
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -126,7 +123,6 @@ def test_onnxruntime_gives_our_vectors_of_texts_of_any_length(name: str, tmp_pat
         ids = rng.integers(0, tower.spec.vocab_size, (count, length)).astype(np.int32)
         mask = (np.arange(length) < np.array([[length], [length // 2], [1]])[:count]).astype(np.int32)
         assert far(EMBED_TEXT(tower, params, ids, mask), embed({}, ids, mask)) <= CLOSE
-    assert onnx_export.check(path, params, tower)[0] <= CLOSE
 
 
 def test_the_file_has_the_names_that_consumers_ask_for_and_the_same_bytes_each_time(tmp_path: Path) -> None:
