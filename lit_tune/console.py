@@ -68,5 +68,5 @@ def print_end(workdir: str, scores: dict[str, float], has_sets: bool) -> None:
     say("next      "
         f"lit-tune embed --model={workdir} --images='PICTURES/*.png' --out=pictures.npz")
     say(f"          lit-tune search --model={workdir} --index=pictures.npz \"a red apple\"")
-    say(f"          lit-tune export --workdir={workdir} --format=timm --out=export")
+    say(f"          lit-tune export --workdir={workdir} --out=export")
     say("          lit-tune train --config=finetune --config.data.train=FOLDER --workdir=runs/mine")
