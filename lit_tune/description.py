@@ -20,7 +20,6 @@ from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
 from lit_tune.models.two_towers import VISION_FAMILIES, family_of
 from lit_tune.models.vision import VisionSpec
-from lit_tune.text.encode import TextEncoder
 
 FORMAT = 1
 VISION_FILE, TEXT_FILE, TEXT_FOLDER = "vision_tower.json", "text_tower.json", "text"
@@ -132,14 +131,6 @@ def save_vision(folder: Path, page: Mapping[str, Any], file: Path, layout: str) 
         layout: as `weights_of`.
     """
     _write(folder / VISION_FILE, {**page, "weights": weights_of(file, layout, folder)})
-
-
-def save_text(folder: Path, encoder: TextEncoder) -> None:
-    """Write folder/text, the text tower's own files unchanged, and text_tower.json."""
-    target = folder / TEXT_FOLDER
-    target.mkdir(parents=True, exist_ok=True)
-    encoder.copy_files(target)
-    describe_text(folder, encoder.description, target / weight_files.FILE, target / "tokenizer.json", encoder.layout)
 
 
 def describe_text(folder: Path, page: Mapping[str, Any], file: Path, tokenizer: Path, layout: str) -> None:

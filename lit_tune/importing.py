@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from lit_tune import description, fetch, tree
 from lit_tune.convert import mapping, peer_files, pickles, sources, weights
 from lit_tune.convert.adapt import adapt, at_image_size
+from lit_tune.convert.peer_options import LAYOUTS
 from lit_tune.convert.peer_text import text_spec
 from lit_tune.convert.peer_vision import vision_spec
 from lit_tune.errors import ConfigError, explain
@@ -21,6 +24,11 @@ from lit_tune.text.tokenizer import Tokenizer
 
 VISION_WEIGHTS = "vision.safetensors"  # under our own names; a text tower's are in text/
 KINDS = ("vision", "text")
+ARTICLES = {"vision": "an image", "text": "a text"}
+FLAGS_OF = {  # which flags are about which tower
+    "vision": ("image_size", "patch_size"),
+    "text": ("pool", "layer_norm", "prefix", "max_length", "tokenizer"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,23 +62,49 @@ def import_towers(flags: ImportFlags) -> list[Imported]:
     Raises:
         ConfigError: whatever is wrong with the weights, their config or the folder; nothing was written.
     """
+    _check_words(flags)
     found = sources.locate(flags.weights, flags.revision, flags.allow_pickle_weights)
     config = peer_files.config_of(found.folder, flags.from_, flags.model_config)
     wanted = _wanted(flags, peer_files.kinds(config, flags.from_))
+    _refuse_unused(flags, wanted)
     out = Path(flags.out).expanduser()
     _check_folder(out, wanted)
     named = sources.read(found)
     read = {"vision": _vision, "text": _text}
     towers = [read[kind](flags, found, config, named) for kind in wanted]
     _check_widths(out, towers)
-    _write(out, found, towers)
+    try:
+        _write(out, found, towers)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(explain(f"--out {out}", expected="a folder that can be written", found=reason,
+                                  do="free space, or name another folder")) from error
     return towers
+
+
+def _check_words(flags: ImportFlags) -> None:
+    """Refuse what is none of the words that a flag knows, and a revision of something that is not the hub's."""
+    allowed = {"from": (flags.from_, LAYOUTS), "tower": (flags.tower, (*KINDS, "all")),
+               "resample": (flags.resample, ("bicubic", "pinv"))}  # fmt: skip
+    for name, (found, words) in allowed.items():
+        if found not in words:
+            raise ConfigError(explain(f"--{name}", expected=" | ".join(words), found=found, do="choose one"))
+    if flags.revision and Path(flags.weights).expanduser().exists():
+        raise ConfigError(explain(f"--revision={flags.revision}", expected="a hub id as --weights",
+                                  found=f"{flags.weights}, which is on this disk", do="leave the flag out"))
+
+
+def _refuse_unused(flags: ImportFlags, wanted: tuple[str, ...]) -> None:
+    """Refuse flags about a tower that is not imported: they would change nothing."""
+    for kind, names in FLAGS_OF.items():
+        given = [name for name in names if getattr(flags, name) not in (None, "")]
+        if given and kind not in wanted:
+            raise ConfigError(explain(f"--{given[0]}", expected=f"{ARTICLES[kind]} tower to import",
+                                      found=f"{ARTICLES[wanted[0]]} tower only", do="leave the flag out"))
 
 
 def _wanted(flags: ImportFlags, held: tuple[str, ...]) -> tuple[str, ...]:
     """The towers to import: all that the weights hold, or the one that was asked for."""
-    if flags.tower not in ("all", *KINDS):
-        raise ConfigError(explain("--tower", expected="vision | text | all", found=flags.tower, do="choose one"))
     if flags.tower == "all":
         return held
     if flags.tower not in held:
@@ -101,26 +135,25 @@ def _vision(flags: ImportFlags, found: sources.Found, config: Mapping[str, Any],
         size = (flags.image_size,) * 2 if flags.image_size else spec.image_size
         patch = flags.patch_size or spec.patch_size
         target = dataclasses.replace(spec, image_size=size, patch_size=patch, pos_embed_grid=(0, 0))
-        params, spec = adapt(params, spec, target, _resampling(flags.resample)), target
+        params, spec = adapt(params, spec, target, flags.resample), target
         preprocess |= {"image_size": list(size)}
     page = description.vision_description(spec, preprocess) | {"source": _source(flags, found)}
     return Imported("vision", spec, params, page)
-
-
-def _resampling(how: str) -> str:
-    """The word itself, if it is one."""
-    if how not in ("bicubic", "pinv"):
-        raise ConfigError(explain("--resample", expected="bicubic | pinv", found=how, do="choose one"))
-    return how
 
 
 def _text(flags: ImportFlags, found: sources.Found, config: Mapping[str, Any], named: dict) -> Imported:
     """The text tower: pooling, prefix and longest text from the flags, else from what is known of it."""
     facts = _text_facts(flags, found.folder)
     spec = text_spec(config, flags.from_, pool=facts["pool"], layer_norm=facts["layer_norm"], names=named)
+    if flags.pool not in (None, spec.pool):
+        raise ConfigError(explain("--pool", expected=f"{spec.pool}, the rule of this tower", found=flags.pool,
+                                  do="leave the flag out"))
     params = mapping.from_peer(named, spec, flags.from_)
     folder = Path(flags.tokenizer).expanduser() if flags.tokenizer else found.folder
     longest = encode.token_limit(spec)
+    if flags.max_length is not None and flags.max_length > longest:
+        raise ConfigError(explain("--max_length", expected=f"at most {longest} tokens for this tower",
+                                  found=flags.max_length, do="lower it, or leave it out"))
     tokenizer = Tokenizer(folder, facts["prefix"], min(facts["max_length"] or longest, longest))
     page = encode.describe(spec, tokenizer, found.sha256, flags.weights) | {"source": _source(flags, found)}
     alone = peer_files.kinds(config, flags.from_) == ("text",) and found.file.suffix not in pickles.SUFFIXES

@@ -131,7 +131,7 @@ class Model:
             ConfigError: this model has none.
         """
         if self._vision is None:
-            raise _lacks("image")
+            raise _lacks("an image")
         return self._vision
 
     @cached_property
@@ -142,7 +142,7 @@ class Model:
             ConfigError: this model has none, or one of another width.
         """
         if self._text is None:
-            raise _lacks("text")
+            raise _lacks("a text")
         encoder = self._text()
         if self._vision is not None and encoder.dim != self._vision.dim:
             raise ConfigError(
@@ -195,8 +195,8 @@ class Model:
 def _lacks(kind: str) -> ConfigError:
     """The error of a model without one of its towers."""
     return ConfigError(
-        explain("model", expected=f"a folder with a {kind} tower", found="none",
-                do="add one: lit-tune import --weights=... --out=THE_SAME_FOLDER")
+        explain("model", expected=f"a folder with {kind} tower", found="none",
+                do="add one: lit-tune import --from=... --weights=... --out=THIS_FOLDER")
     )
 
 

@@ -20,6 +20,7 @@ if __name__ == "__main__":
 from lit_tune import config as config_lib, console, tower, vector_files  # noqa: E402
 from lit_tune.errors import ConfigError, explain  # noqa: E402
 from lit_tune.flags import SearchFlags  # noqa: E402
+from lit_tune.inputs import SUFFIXES  # noqa: E402
 from lit_tune.vector_files import Index  # noqa: E402
 
 THUMBNAIL = 192  # pixels, the longer side, on the page
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     if index.dim != model.dim:
         raise ConfigError(explain(f"--index {flags.index}", expected=f"vectors of {model.dim} numbers",
                                   found=index.dim, do="embed the collection with this model"))
-    is_picture = len(flags.args) == 1 and _is_file(query)
+    is_picture = len(flags.args) == 1 and _is_picture(query)
     wanted = model.embed_images([Path(query).expanduser()]) if is_picture else model.embed_texts([query])
     rows = nearest(wanted[0], index, flags.top)
     ids = vector_files.names(index, [row for row, _ in rows])
@@ -50,12 +51,21 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _is_file(query: str) -> bool:
-    """Whether the query is the path of a file; words may be longer than any path."""
+def _is_picture(query: str) -> bool:
+    """Whether the query is the path of a picture; words may be longer than any path.
+
+    Raises:
+        ConfigError: it looks like one and there is none: its letters would be searched for as words.
+    """
+    path = Path(query).expanduser()
     try:
-        return Path(query).expanduser().is_file()
+        found = path.is_file()
     except OSError:
-        return False
+        found = False
+    if not found and path.suffix.lower() in SUFFIXES:
+        raise ConfigError(explain("search", expected="words, or the path of a picture", found=f"no file {query}",
+                                  do="check the path"))
+    return found
 
 
 def nearest(wanted: Float[np.ndarray, " d"], index: Index, top: int) -> list[tuple[int, float]]:

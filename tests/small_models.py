@@ -15,6 +15,7 @@ from lit_tune import config as config_lib, description
 from lit_tune.checkpoint import Checkpointer
 from lit_tune.convert import mapping
 from lit_tune.exports import timm
+from lit_tune.exports.text_files import copy_text
 from lit_tune.models import two_towers
 from lit_tune.models.bert import BertSpec
 from lit_tune.text import weights
@@ -98,7 +99,10 @@ def write_export(folder: Path, config: ConfigDict, params: Any) -> Path:
     spec = two_towers.vision_spec(config)
     timm.export(jax.device_get(params), spec, description.preprocess_of(config), folder)
     description.save_vision(folder, description.of_run(config), folder / "model.safetensors", "timm")
-    description.save_text(folder, text_encoder(config))
+    text = text_encoder(config)
+    written = copy_text(text, folder)
+    paths = folder / written.file, folder / written.tokenizer
+    description.describe_text(folder, text.description, *paths, written.layout)
     return folder
 
 

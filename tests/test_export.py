@@ -1,5 +1,6 @@
 """export as a command: what stands in the folder, what its proof and its card say, and what is never left behind."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,8 +18,9 @@ import lit_tune
 from lit_tune import cli, convert, exports, tree
 from lit_tune.convert import mapping, peer_vision
 from lit_tune.convert.weights import sha256
-from lit_tune.exports import nomic, peers, source as sources, timm
+from lit_tune.exports import nomic, peers, preprocessing, source as sources, timm
 from lit_tune.exports.parts import Written
+from lit_tune.model import VisionEncoder
 from lit_tune.models.two_towers import tower_of
 from lit_tune.rundir import write_eval
 
@@ -86,6 +88,11 @@ def test_an_export_is_proved_described_and_gives_the_run_s_vectors(
     recorded = lit_tune.config.from_json((run / "config.json").read_text())
     assert proof["source"]["config_hash"] == lit_tune.config.config_hash(recorded)
     assert set(proof["versions"]) == {"lit_tune", "jax", "numpy", "safetensors", "python"}
+
+
+def test_a_run_named_as_the_model_is_exported_as_a_run(runs: SimpleNamespace, tmp_path: Path) -> None:
+    assert cli.main(["export", f"--model={runs.map}", "--format=timm", f"--out={tmp_path / 'out'}"]) == 0
+    assert proof_of(tmp_path / "out")["source"]["kind"] == "run"  # with its config, data and scores
 
 
 def test_the_step_and_the_name_can_be_chosen(runs: SimpleNamespace, tmp_path: Path) -> None:
@@ -249,5 +256,10 @@ def test_a_nomic_folder_reads_back_bit_for_bit_and_says_how_pictures_are_prepare
     page = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert page["size"] == {"shortest_edge": 16} and page["do_center_crop"] is True
     assert page["image_mean"] == given.vision.preprocess["mean"] and page["resample"] == 3
-    squash = nomic.preprocessor_config(given.vision.preprocess | {"resize": "squash", "image_size": [16, 24]})
+    squash = preprocessing.preprocessor_config(given.vision.preprocess | {"resize": "squash", "image_size": [16, 24]})
     assert squash["size"] == {"height": 16, "width": 24} and squash["do_center_crop"] is False
+    how = given.vision.preprocess | {"interpolation": "bilinear", "crop_pct": 0.8}  # as an import may want it
+    nomic.write(dataclasses.replace(given, vision=VisionEncoder(given.vision.description | {"preprocess": how},
+                                                                given.vision.params)), tmp_path / "cut")  # fmt: skip
+    page = json.loads((tmp_path / "cut" / "preprocessor_config.json").read_text())
+    assert (page["resample"], page["size"], page["crop_size"]["width"]) == (2, {"shortest_edge": 20}, 16)

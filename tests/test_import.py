@@ -85,7 +85,7 @@ def test_an_imported_bert_gives_transformers_vectors_and_keeps_its_file_bit_for_
     assert model.prompt == "query: " and model.text.description["spec"]["pool"] == "mean"
     original = (folder / "model.safetensors").read_bytes()
     assert (tmp_path / "ours" / "text" / "model.safetensors").read_bytes() == original
-    with pytest.raises(ConfigError, match="expected a folder with a image tower"):
+    with pytest.raises(ConfigError, match="expected a folder with an image tower"):
         model.embed_images([np.zeros((8, 8, 3), np.uint8)])
 
 
@@ -156,6 +156,9 @@ def test_another_depth_or_width_than_the_config_says_is_refused(
     (["--tower=text"], "expected a tower that the weights hold (vision)"),
     (["--model_config=none.json"], "expected a JSON file"),
     (["--from=hf"], "layout: expected timm | nomic"),
+    (["--resample=cubic"], "--resample: expected bicubic | pinv, found cubic"),
+    (["--pool=cls"], "--pool: expected a text tower to import, found an image tower only"),
+    (["--revision=main"], "--revision=main: expected a hub id as --weights"),
 ])  # fmt: skip
 def test_a_mistyped_command_is_one_line(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -166,6 +169,25 @@ def test_a_mistyped_command_is_one_line(
     assert run(*[f"{name}={value}" for name, value in given.items()]) == 2
     line = capsys.readouterr().err
     assert message in line and line.count("\n") == 1 and not (tmp_path / "ours").exists()
+
+
+def test_a_config_or_a_folder_that_cannot_be_used_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text_tower(tmp_path / "hub")
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    (tmp_path / "lacks.json").write_text(json.dumps({key: config[key] for key in config if key != "hidden_size"}))
+    words = ["--from=hf", f"--weights={tmp_path / 'hub'}"]
+    for more, message in (
+        ([f"--model_config={tmp_path / 'lacks.json'}", f"--out={tmp_path / 'ours'}"], "the key 'hidden_size'"),
+        ([f"--out={tmp_path / 'lacks.json' / 'ours'}"], "expected a folder that can be written"),
+        ([f"--out={tmp_path / 'ours'}", "--max_length=41"], "expected at most 40 tokens for this tower, found 41"),
+        ([f"--out={tmp_path / 'ours'}", "--patch_size=8"], "--patch_size: expected an image tower to import"),
+    ):
+        assert run(*words, *more) == 2
+        line = capsys.readouterr().err
+        assert message in line and line.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "lacks.json"]
 
 
 def test_a_pickle_is_read_only_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from small_models import TEXT_SPEC
 
 from lit_tune.convert import onnx_session
 from lit_tune.errors import ConfigError
-from lit_tune.exports import onnx as onnx_export
+from lit_tune.exports import onnx as onnx_export, preprocessing
 from lit_tune.exports.onnx_dims import evaluate
 from lit_tune.exports.onnx_graph import Input, translate
 from lit_tune.exports.onnx_ops import OPS
@@ -45,7 +45,7 @@ def test_a_size_that_is_unknown_is_refused(text: str) -> None:
 
 def test_preprocessing_is_written_as_clip_has_it() -> None:
     # openai/clip-vit-base-patch16's preprocessor_config.json, with sizes in the words of today's transformers
-    page = onnx_export.preprocessor_config(PREPROCESS)
+    page = preprocessing.preprocessor_config(PREPROCESS)
     square = {"height": 224, "width": 224}
     assert page["size"] == {"shortest_edge": 224} and page["crop_size"] == square and page["do_center_crop"]
     assert page["resample"] == 3 and page["rescale_factor"] == 1 / 255
@@ -54,12 +54,12 @@ def test_preprocessing_is_written_as_clip_has_it() -> None:
 
 
 def test_preprocessing_of_other_shapes_is_squashed_or_refused() -> None:
-    page = onnx_export.preprocessor_config(PREPROCESS | {"image_size": [32, 48], "resize": "squash"})
+    page = preprocessing.preprocessor_config(PREPROCESS | {"image_size": [32, 48], "resize": "squash"})
     assert page["size"] == {"height": 32, "width": 48} and not page["do_center_crop"]
-    page = onnx_export.preprocessor_config(PREPROCESS | {"crop_pct": 0.9, "interpolation": "bilinear"})
+    page = preprocessing.preprocessor_config(PREPROCESS | {"crop_pct": 0.9, "interpolation": "bilinear"})
     assert page["size"] == {"shortest_edge": 248} and page["crop_size"]["height"] == 224 and page["resample"] == 2
-    with pytest.raises(ConfigError, match="a square image, or resize squash, found resize shortest at 32 x 48"):
-        onnx_export.preprocessor_config(PREPROCESS | {"image_size": [32, 48]})
+    with pytest.raises(ConfigError, match="a square picture, or resize squash, found resize shortest at 32 x 48"):
+        preprocessing.preprocessor_config(PREPROCESS | {"image_size": [32, 48]})
 
 
 def test_without_the_packages_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ def test_search_by_words_and_by_picture_finds_the_nearest_first(
     assert cli.main([*argv, str(trained.pictures / "1.png"), "--top=2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and lines[0].split() == ["1", "+1.0000", str(trained.pictures / "1.png")]
+    assert cli.main([*argv, str(trained.pictures / "mistyped.png")]) == 2  # not searched for as words
+    assert "no file" in capsys.readouterr().err
     assert cli.main([*argv, "a", "red", "cat"]) == 0  # unquoted words are one query
     lines = capsys.readouterr().out.splitlines()
     with np.load(trained.index) as file:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class _Page(dict[str, Any]):
+    """An object of a JSON file; a key that it lacks is an error of the file's, not a bug of ours."""
+
+    def __init__(self, where: Path, found: dict[str, Any]) -> None:
+        super().__init__(found)
+        self._where = where
+
+    def __missing__(self, key: str) -> Any:
+        raise ConfigError(explain(str(self._where), expected=f"the key {key!r}", found="none",
+                                  do="restore the file, or add it"))
+
+
 def read_config(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """The object in a JSON file; a key that it, or an object inside it, lacks raises ConfigError when it is asked for.
 
     Raises:
         ConfigError: no such file, or not a JSON object.
@@ -101,7 +114,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(explain("model config", expected="a JSON file", found=f"none at {path}", do="check the path"))
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(), object_hook=partial(_Page, path))
     except ValueError as error:
         raise ConfigError(explain(str(path), expected="JSON", found=error, do="fetch it again")) from error
     if not isinstance(config, dict):

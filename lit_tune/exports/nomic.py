@@ -6,20 +6,18 @@ folder, so its config has no `auto_map`; the class is `NomicVisionModel` of nomi
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from lit_tune.convert import mapping, weights
-from lit_tune.errors import ConfigError, explain
+from lit_tune.exports import preprocessing
 from lit_tune.exports.parts import Source, Written
 from lit_tune.exports.text_files import copy_text
 from lit_tune.models.eva02 import Eva02Spec
 
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-BICUBIC = 3  # Pillow's number, as image processors are saved
+CONFIG = "config.json"
 # What the released config holds besides the facts of a tower. The class reads few of these; the others come from its
 # parent, GPT-2's config. Source: config.json of nomic-ai/nomic-embed-vision-v1.5.
 RELEASED = {
@@ -49,7 +47,8 @@ def write(source: Source, out: Path) -> list[Written]:
     """
     vision = source.vision
     named = mapping.to_peer(jax.device_get(vision.params), vision.tower.spec, "nomic")
-    pages = {CONFIG: nomic_config(vision.tower.spec), PREPROCESSOR: preprocessor_config(vision.preprocess)}
+    prepared = preprocessing.preprocessor_config(vision.preprocess)
+    pages = {CONFIG: nomic_config(vision.tower.spec), preprocessing.FILE: prepared}
     out.mkdir(parents=True, exist_ok=True)
     # transformers' loader refuses a file whose header does not name a framework
     weights.write(out / weights.FILE, named, {"format": "pt"})
@@ -70,23 +69,3 @@ def nomic_config(spec: Eva02Spec) -> dict[str, Any]:
         "layer_norm_epsilon": spec.norm_eps, "ref_feat_shape": None if grid == (0, 0) else list(grid),
     }  # fmt: skip
     return dict(sorted({**RELEASED, **facts}.items()))
-
-
-def preprocessor_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """The object of preprocessor_config.json: transformers' CLIPImageProcessor, which fastembed reads too.
-
-    Raises:
-        ConfigError: the shorter side of a picture goes to a size that is not square: that class cannot say it.
-    """
-    height, width = preprocess["image_size"]
-    shortest = preprocess["resize"] == "shortest"
-    if shortest and height != width:
-        raise ConfigError(explain(PREPROCESSOR, expected="a square picture, or resize squash",
-                                  found=f"resize shortest to {height} x {width}", do="export --format=timm"))
-    size = {"height": height, "width": width}
-    return {
-        "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True,
-        "do_resize": True, "size": {"shortest_edge": height} if shortest else size, "resample": BICUBIC,
-        "do_center_crop": shortest, "crop_size": size, "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True, "image_mean": list(preprocess["mean"]), "image_std": list(preprocess["std"]),
-    }  # fmt: skip

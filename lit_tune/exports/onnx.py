@@ -19,7 +19,6 @@ called by itself gives `sentence_embedding` and `image_embeds`.
 
 import importlib.util
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,21 +30,16 @@ from jax.export import symbolic_shape
 
 from lit_tune import __version__
 from lit_tune.convert import weights
-from lit_tune.convert.onnx_session import session
 from lit_tune.errors import ConfigError, explain
 from lit_tune.exports.onnx_graph import Graph, Input, translate
 from lit_tune.exports.onnx_ops import OPS, OPSET
-from lit_tune.model import EMBED as EMBED_IMAGE
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
-from lit_tune.text.encode import EMBED as EMBED_TEXT
 from lit_tune.tree import Tree
 
 VISION_FILE, TEXT_FILE = "onnx/model.onnx", "onnx/text_model.onnx"
-PREPROCESSOR_FILE = "preprocessor_config.json"
 IR_VERSION = 8  # the one that belongs to opset 17
 LARGEST = (1 << 31) - (1 << 20)  # bytes of weights: protobuf ends at 2 GiB, and external data is not written
-FILTERS = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which CLIPImageProcessor files hold
 HOW = "pip install 'lit_tune[onnx]'"
 
 
@@ -99,71 +93,6 @@ def export_text(params: Tree, tower: Tower, path: Path, max_length: int) -> str:
     jax.eval_shape(function, params, longest, longest)  # the tower's own word on lengths needs a number
     graph = translate(function, params, inputs, ["sentence_embedding", "last_hidden_state"], OPS)
     return write(graph, path, {"kind": "text", "max_length": str(max_length)})
-
-
-def check(path: Path, params: Tree, tower: Tower) -> tuple[float, str]:
-    """(largest difference of a component of unit vectors, "onnxruntime X.Y.Z") on fixed inputs, for proof.json.
-
-    Args:
-        path: a file that was written from `params` and `tower`.
-
-    Raises:
-        ConfigError: no package onnxruntime, or a file that it cannot read.
-    """
-    run = session(path)
-    import onnxruntime
-
-    rng = np.random.default_rng(0)
-    sizes = {one.name: one.shape for one in run.get_inputs()}
-    if "pixel_values" in sizes:
-        given = {"pixel_values": rng.standard_normal((3, *sizes["pixel_values"][1:]), np.float32)}
-        ours = EMBED_IMAGE(tower, params, given["pixel_values"].transpose(0, 2, 3, 1), mean=(), std=())
-    else:
-        longest = min(17, int(run.get_modelmeta().custom_metadata_map["max_length"]))
-        mask = np.arange(longest) < np.array([[longest], [longest - longest // 3], [1]])
-        ids = rng.integers(0, tower.spec.vocab_size, (3, longest))
-        given = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
-        ours = EMBED_TEXT(tower, params, *(np.int32(one) for one in given.values()))
-    theirs = run.run(None, given)[0]
-    return float(np.max(np.abs(theirs - np.asarray(ours)))), f"onnxruntime {onnxruntime.__version__}"
-
-
-def preprocessor_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """The object of preprocessor_config.json, as CLIPImageProcessor, fastembed and transformers.js read it.
-
-    What they do otherwise than we: half an odd margin rounds down, so that their crop may lie one pixel further left or
-    up (ours rounds as torchvision's); they convert to RGB before they resize; and they know neither policy, so that
-    where ours is "clean" a picture with alpha, 16 bits or an EXIF rotation has to be prepared before. transformers'
-    CLIPImageProcessorPil gives our pixels; its torchvision twin, CLIPImageProcessor, differs by up to 1 of 255.
-
-    Args:
-        preprocess: of the tower's description.
-
-    Raises:
-        ConfigError: "shortest" with an image that is not square: they bring the shorter side to a size, whichever it
-            is, and would leave the rest of the crop black.
-    """
-    height, width = preprocess["image_size"]
-    crop_pct = preprocess["crop_pct"] if "crop_pct" in preprocess else 1.0  # as `description.vision_description`
-    tall, wide = (math.floor(side / crop_pct + 1e-9) for side in (height, width))
-    shortest = preprocess["resize"] == "shortest"
-    if shortest and height != width:
-        raise ConfigError(explain(PREPROCESSOR_FILE, expected="a square image, or resize squash",
-                                  found=f"resize shortest at {height} x {width}", do="export another format"))
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": tall} if shortest else {"height": tall, "width": wide},
-        "resample": FILTERS[preprocess["interpolation"]],
-        "do_center_crop": shortest or crop_pct < 1,
-        "crop_size": {"height": height, "width": width},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocess["mean"]),
-        "image_std": list(preprocess["std"]),
-    }
 
 
 def _require() -> None:

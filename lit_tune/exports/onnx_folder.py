@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lit_tune.description import TEXT_FOLDER
 from lit_tune.errors import ConfigError, explain
-from lit_tune.exports import onnx, text_folder
+from lit_tune.exports import onnx, preprocessing, text_folder
 from lit_tune.exports.parts import Source, Written
 
 
@@ -35,10 +35,10 @@ def write_towers(source: Source, out: Path, tokenizer: str) -> list[Written]:
         tokenizer: path of the one without prefix, below `out`.
     """
     vision, text = source.vision, source.text
-    page = onnx.preprocessor_config(vision.preprocess)
+    page = preprocessing.preprocessor_config(vision.preprocess)
     onnx.export_vision(vision.params, vision.tower, out / onnx.VISION_FILE, vision.preprocess)
     onnx.export_text(text.params, text.tower, out / onnx.TEXT_FILE, text.tokenizer.max_length)
-    text_folder.write_json(out / onnx.PREPROCESSOR_FILE, page)
+    text_folder.write_json(out / preprocessing.FILE, page)
     return [
         Written("ONNX image tower", "vision", onnx.VISION_FILE, "onnx"),
         Written("ONNX text tower", "text", onnx.TEXT_FILE, "onnx", tokenizer),

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from lit_tune.convert import onnx_session
-from lit_tune.exports import onnx
+from lit_tune.exports import preprocessing
 from lit_tune.exports.parts import Written
 from lit_tune.text.tokenizer import Tokenizer
 
@@ -115,7 +115,7 @@ def _open_clip(folder: Path, written: Written, inputs: Inputs) -> Float[np.ndarr
 def _onnxruntime(folder: Path, written: Written, inputs: Inputs) -> Float[np.ndarray, "n d"]:
     """An ONNX file in onnxruntime, fed with the tokens of the tokenizer beside it."""
     if written.kind == "vision":
-        page = json.loads((folder / onnx.PREPROCESSOR_FILE).read_text())
+        page = json.loads((folder / preprocessing.FILE).read_text())
         run = onnx_session.vision_session(folder / written.file, page["image_mean"], page["image_std"])
         return run(None, inputs.pictures)
     run = onnx_session.text_session(folder / written.file)

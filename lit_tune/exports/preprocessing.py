@@ -1,14 +1,20 @@
-"""Where another tool's own preparation of pictures is not ours, with the reason; the card of an export prints it.
+"""How pictures are prepared, in transformers' words; and where another tool's preparation is not ours, with the reason.
 
-Plain RGB and grey pictures of every size and shape come out equal to the last bit in timm, transformers,
-sentence-transformers and open_clip. What is left is below; `tests/interop/test_exports_preprocessing.py`
+The card of an export prints the differences. Plain RGB and grey pictures of every size and shape come out equal to the
+last bit in timm, transformers, sentence-transformers and open_clip. What is left is below;
+`tests/interop/test_exports_preprocessing.py`
 measures it and fails where this table says too much or too little.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lit_tune.errors import ConfigError, explain
+
+FILE = "preprocessor_config.json"
+FILTERS = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which CLIPImageProcessor files hold
 # these want RGB pictures, so whoever calls them converts first; open_clip converts by itself, after resizing
 RGB_FIRST = ("timm", "transformers", "sentence-transformers")
 TOOLS = (*RGB_FIRST, "open_clip")
@@ -55,6 +61,8 @@ DIFFERENCES: tuple[Difference, ...] = (
 )
 NOT_SQUARE = ("at {height} x {width} all four round the longer side of the resized picture to the nearest pixel, "
               "we down: pictures of some shapes are a pixel off")  # fmt: skip
+CUT = ("all of them: open_clip keeps the whole picture, its config has no word for our crop of {crop_pct:g} of the "
+       "side; give it a transform of your own")  # fmt: skip
 
 
 def differences(preprocess: Mapping[str, Any]) -> list[str]:
@@ -66,6 +74,46 @@ def differences(preprocess: Mapping[str, Any]) -> list[str]:
     found = [f"{row.kind}: {', '.join(row.tools)} differ; {row.why}"
              for row in DIFFERENCES if row.policy == preprocess["policy"]]  # fmt: skip
     height, width = preprocess["image_size"]
+    if "crop_pct" in preprocess and preprocess["crop_pct"] != 1:
+        found.append(CUT.format(crop_pct=preprocess["crop_pct"]))
     if preprocess["resize"] == "shortest" and height != width:
         found.append(NOT_SQUARE.format(height=height, width=width))
     return found
+
+
+def preprocessor_config(preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """The object of preprocessor_config.json, as CLIPImageProcessor, fastembed and transformers.js read it.
+
+    What they do otherwise than we: half an odd margin rounds down, so that their crop may lie one pixel further left or
+    up (ours rounds as torchvision's); they convert to RGB before they resize; and they know neither policy, so that
+    where ours is "clean" a picture with alpha, 16 bits or an EXIF rotation has to be prepared before. transformers'
+    CLIPImageProcessorPil gives our pixels; its torchvision twin, CLIPImageProcessor, differs by up to 1 of 255.
+
+    Args:
+        preprocess: of the tower's description.
+
+    Raises:
+        ConfigError: "shortest" with an image that is not square: they bring the shorter side to a size, whichever it
+            is, and would leave the rest of the crop black.
+    """
+    height, width = preprocess["image_size"]
+    crop_pct = preprocess["crop_pct"] if "crop_pct" in preprocess else 1.0  # as `description.vision_description`
+    tall, wide = (math.floor(side / crop_pct + 1e-9) for side in (height, width))
+    shortest = preprocess["resize"] == "shortest"
+    if shortest and height != width:
+        raise ConfigError(explain(FILE, expected="a square picture, or resize squash",
+                                  found=f"resize shortest at {height} x {width}", do="export --format=timm"))
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": tall} if shortest else {"height": tall, "width": wide},
+        "resample": FILTERS[preprocess["interpolation"]],
+        "do_center_crop": shortest or crop_pct < 1,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess["mean"]),
+        "image_std": list(preprocess["std"]),
+    }

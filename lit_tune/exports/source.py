@@ -36,11 +36,13 @@ def of_run(workdir: Path, step: int | None, name: str = "") -> Source:
 
 
 def of_folder(folder: Path, name: str = "") -> Source:
-    """The towers of an import or export, and what its descriptions and its proof say about them.
+    """The towers of an import or export, and what its descriptions and its proof say about them; of a run as `of_run`.
 
     Raises:
         ConfigError: no such folder, or one tower is not there.
     """
+    if tower.is_run(folder):
+        return of_run(folder, None, name)
     model = tower.load(folder)
     facts: dict[str, Any] = {"kind": "import"}
     for kind, page in (("vision", model.vision.description), ("text", model.text.description)):

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from fastembed.common.model_description import DenseModelDescription, ModelSource, PoolingType
 from fastembed.image.onnx_embedding import supported_onnx_models
@@ -23,7 +22,7 @@ from lit_tune import tree
 from lit_tune.convert import onnx_session
 from lit_tune.data.transforms import eval_transform
 from lit_tune.errors import ConfigError
-from lit_tune.exports import onnx as onnx_export
+from lit_tune.exports import onnx as onnx_export, preprocessing
 from lit_tune.exports.onnx_graph import Input, translate
 from lit_tune.exports.onnx_ops import OPS
 from lit_tune.model import EMBED as EMBED_IMAGE
@@ -110,10 +109,8 @@ def test_onnxruntime_gives_our_vectors_of_pictures(name: str, tmp_path: Path) ->
     for count in (1, 3):
         pixels = np.random.default_rng(count).integers(0, 256, (count, 32, 48, 3), np.uint8)
         assert far(embed_image(tower, params, pixels, PREPROCESS), embed({}, pixels)) <= CLOSE
-    difference, checker = onnx_export.check(path, params, tower)
-    assert difference <= CLOSE and checker == f"onnxruntime {onnxruntime.__version__}"
-    other, _ = onnx_export.check(path, jax.tree.map(lambda x: x + 0.1, params), tower)
-    assert other > 1e-3  # it does compare
+    other = jax.tree.map(lambda x: x + 0.1, params)
+    assert far(embed_image(tower, other, pixels, PREPROCESS), embed({}, pixels)) > 1e-3  # it does compare
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -126,7 +123,6 @@ def test_onnxruntime_gives_our_vectors_of_texts_of_any_length(name: str, tmp_pat
         ids = rng.integers(0, tower.spec.vocab_size, (count, length)).astype(np.int32)
         mask = (np.arange(length) < np.array([[length], [length // 2], [1]])[:count]).astype(np.int32)
         assert far(EMBED_TEXT(tower, params, ids, mask), embed({}, ids, mask)) <= CLOSE
-    assert onnx_export.check(path, params, tower)[0] <= CLOSE
 
 
 def test_the_file_has_the_names_that_consumers_ask_for_and_the_same_bytes_each_time(tmp_path: Path) -> None:
@@ -179,8 +175,8 @@ def test_fastembed_gives_our_vectors_of_pictures(resize: str, size: list[int], d
     tower = two_towers.tower_of(dataclasses.replace(EVA, image_size=tuple(size), pool="map", embed_dim=dim))
     params, preprocess = noisy(tower), PREPROCESS | {"image_size": size, "resize": resize}
     onnx_export.export_vision(params, tower, tmp_path / onnx_export.VISION_FILE, preprocess)
-    page = onnx_export.preprocessor_config(preprocess)
-    (tmp_path / onnx_export.PREPROCESSOR_FILE).write_text(json.dumps(page))
+    page = preprocessing.preprocessor_config(preprocess)
+    (tmp_path / preprocessing.FILE).write_text(json.dumps(page))
     pictures = [picture(tmp_path, 0, (48, 48)), picture(tmp_path, 1, (96, 64)), picture(tmp_path, 2, (40, 100))]
     own = f"own/{resize}-{dim}"
     entry = DenseModelDescription(model=own, dim=32, description="", license="", size_in_GB=0.1,
@@ -198,8 +194,8 @@ def pixels_of_both(name: str, folder: Path, path: Path, how: dict[str, Any]) -> 
     import transformers
 
     preprocess = PREPROCESS | how
-    page = onnx_export.preprocessor_config(preprocess)
-    (folder / onnx_export.PREPROCESSOR_FILE).write_text(json.dumps(page))
+    page = preprocessing.preprocessor_config(preprocess)
+    (folder / preprocessing.FILE).write_text(json.dumps(page))
     processor = getattr(transformers, name).from_pretrained(str(folder))
     theirs = np.asarray(processor(Image.open(path), return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
     filters = {key: preprocess[key] for key in ("interpolation", "crop_pct") if key in preprocess}
