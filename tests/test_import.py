@@ -279,8 +279,8 @@ def test_an_imported_pair_of_towers_is_scored_with_prompts_of_one_s_own(
 ) -> None:
     vision, stored = nomic_folder(tmp_path / "vision")
     text = write_text_tower(tmp_path / "text", width=stored["pooled"].shape[1], num_heads=2)
-    for layout, folder in (("nomic", vision), ("hf", text)):
-        assert run(f"--from={layout}", f"--weights={folder}", f"--out={tmp_path / 'ours'}", "--prefix=query: ") == 0
+    assert run("--from=nomic", f"--weights={vision}", f"--out={tmp_path / 'ours'}") == 0
+    assert run("--from=hf", f"--weights={text}", f"--out={tmp_path / 'ours'}", "--prefix=query: ") == 0
     data = labelled_pictures(tmp_path / "data")
     (tmp_path / "prompts.txt").write_text("a big {c}.\n\na {} on the mat\n")
     words = ["eval", f"--model={tmp_path / 'ours'}", f"--tasks=four={data}", "--class_field=label"]

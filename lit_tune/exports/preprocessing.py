@@ -2,8 +2,7 @@
 
 The card of an export prints the differences. Plain RGB and grey pictures of every size and shape come out equal to the
 last bit in timm, transformers, sentence-transformers and open_clip. What is left is below;
-`tests/interop/test_exports_preprocessing.py`
-measures it and fails where this table says too much or too little.
+`tests/interop/test_exports_preprocessing.py` measures it and fails where this table says too much or too little.
 """
 
 import math
@@ -61,8 +60,6 @@ DIFFERENCES: tuple[Difference, ...] = (
 )
 NOT_SQUARE = ("at {height} x {width} all four round the longer side of the resized picture to the nearest pixel, "
               "we down: pictures of some shapes are a pixel off")  # fmt: skip
-CUT = ("all of them: open_clip keeps the whole picture, its config has no word for our crop of {crop_pct:g} of the "
-       "side; give it a transform of your own")  # fmt: skip
 
 
 def differences(preprocess: Mapping[str, Any]) -> list[str]:
@@ -74,8 +71,6 @@ def differences(preprocess: Mapping[str, Any]) -> list[str]:
     found = [f"{row.kind}: {', '.join(row.tools)} differ; {row.why}"
              for row in DIFFERENCES if row.policy == preprocess["policy"]]  # fmt: skip
     height, width = preprocess["image_size"]
-    if "crop_pct" in preprocess and preprocess["crop_pct"] != 1:
-        found.append(CUT.format(crop_pct=preprocess["crop_pct"]))
     if preprocess["resize"] == "shortest" and height != width:
         found.append(NOT_SQUARE.format(height=height, width=width))
     return found
