@@ -108,7 +108,7 @@ class EvalFlags:
 class EmbedFlags:
     """Embed pictures or texts into a file of ids and unit vectors; killed, the same command goes on."""
 
-    model: str = flag("a run's folder or an export", form="DIR", required=True)
+    model: str = flag("a run's folder, an import or an export", form="DIR", required=True)
     images: str | None = flag("pictures: a glob, a folder or shards", form="GLOB_OR_TAR")
     texts: str | None = flag("texts: a file with one on each line", form="FILE")
     prompt: str | None = flag("put before every text; the tower's own prefix if absent", form="TEXT")
@@ -120,7 +120,7 @@ class EmbedFlags:
 class SearchFlags:
     """Show the nearest pictures of an embedded collection to words or to a picture."""
 
-    model: str = flag("a run's folder or an export", form="DIR", required=True)
+    model: str = flag("a run's folder, an import or an export", form="DIR", required=True)
     index: str = flag("what `embed` wrote, .npz or .parquet", form="X.npz", required=True)
     html: str | None = flag("write the result as a page too", form="FILE")
     top: int = flag("how many to show", 5, read=whole, form="N")

@@ -218,12 +218,20 @@ def test_a_writer_that_changes_a_tower_or_writes_what_nobody_can_read_fails_the_
     def unreadable(given: Any, out: Path) -> list[Written]:
         return [Written("picture graph", "vision", "model.safetensors", "onnx"), timm.write(given, out)[1]]
 
+    def cropped(given: Any, out: Path) -> list[Written]:
+        written = timm.write(given, out)
+        page = json.loads((out / "config.json").read_text())
+        page["pretrained_cfg"]["crop_pct"] = 0.8
+        (out / "config.json").write_text(json.dumps(page))
+        return written
+
     argv = [f"--workdir={runs.map}", f"--out={tmp_path / 'out'}", "--format=wrong"]
     monkeypatch.setitem(exports.FORMATS, "wrong", "wrong_writer")
     for write, message in [
         (wrong("text/model.safetensors", "encoder.layer.0.output.dense.bias"), "the frozen text weights have changed"),
         (wrong("model.safetensors", "norm.bias"), "model.safetensors, read by own_reader, gives vectors"),
         (unreadable, "nothing here can read it back"),
+        (cropped, "prepares pictures with size before the crop [20, 20], the tower wants [16, 16]"),
     ]:
         module = ModuleType("wrong_writer")
         module.write = write

@@ -31,7 +31,12 @@ def config_of(folder: Path, layout: str, given: str) -> dict[str, Any]:
         layout: timm | nomic | hf | open_clip.
         given: a JSON file that takes its place; "" looks beside the weights.
     """
-    return weights.read_config(Path(given).expanduser() if given else folder / _name(layout))
+    config = weights.read_config(Path(given).expanduser() if given else folder / _name(layout))
+    for key, other in (("architecture", "timm"), ("model_cfg", "open_clip")):
+        if key in config and layout != other:
+            raise ConfigError(explain("--from", expected=f"{other}: the config has the key {key!r}", found=layout,
+                                      do=f"write --from={other}"))
+    return config
 
 
 def _name(layout: str) -> str:
@@ -90,10 +95,11 @@ def _transformers(cfg: Mapping[str, Any], image_size: tuple[int, int]) -> dict[s
     found = {"mean": cfg["image_mean"], "std": cfg["image_std"],
              "interpolation": _one_of("resample", RESAMPLE, cfg["resample"])}  # fmt: skip
     size = cfg["size"]
-    if isinstance(size, Mapping) and "height" in size and not ("do_center_crop" in cfg and cfg["do_center_crop"]):
-        return _page((size["height"], size["width"]), "squash", found)
+    cut = "do_center_crop" in cfg and cfg["do_center_crop"]
+    if isinstance(size, Mapping) and "height" in size:
+        crop = cfg["crop_size"] if cut else size
+        return _page((crop["height"], crop["width"]), "squash", found, crop["height"] / size["height"])
     edge = size["shortest_edge"] if isinstance(size, Mapping) and "shortest_edge" in size else size
-    edge = edge["height"] if isinstance(edge, Mapping) else edge
     crop = cfg["crop_size"] if "crop_size" in cfg else edge
     crop = (crop["height"], crop["width"]) if isinstance(crop, Mapping) else (crop, crop)
     return _page(crop, "shortest", found, min(crop) / edge)

@@ -1,5 +1,7 @@
 """Every written weight file read back and tried on fixed inputs: how far its vectors are from the towers' own."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from lit_tune import convert, tree
-from lit_tune.convert import described, timm, weights
+from lit_tune.convert import described, peer_files, timm, weights
 from lit_tune.description import vision_description, weights_of
-from lit_tune.errors import LitTuneError
+from lit_tune.errors import ConfigError, LitTuneError
 from lit_tune.exports import peers
 from lit_tune.exports.parts import Source, Written
 from lit_tune.exports.peers import Inputs
@@ -72,9 +74,46 @@ def check(folder: Path, written: Written, source: Source, wanted: Expected) -> d
         if not one["max_difference"] <= tolerance:
             raise LitTuneError(f"{written.file}, read by {one['who']}, gives vectors {one['max_difference']:.2e} away "
                                f"from the tower's own (tolerance {tolerance:.0e}): do not use it")
+    if written.kind == "vision":
+        check_preparation(folder, written, source)
     tried = f"{PICTURES} random pictures" if written.kind == "vision" else f"{len(TEXTS)} texts with and without prefix"
     return {"what": written.what, "kind": written.kind, "file": written.file, "layout": written.layout,
             "inputs": tried, "tolerance": tolerance, "checked_by": checks, "not_asked": not_asked, **found}
+
+
+def check_preparation(folder: Path, written: Written, source: Source) -> None:
+    """Nothing, if the peer's own config beside an image tower brings pictures to it as the tower wants them.
+
+    Raises:
+        LitTuneError: it says otherwise.
+    """
+    wanted = _steps(source.vision.preprocess)
+    try:
+        said = _steps(_preparation(folder, written, source.vision.image_size))
+    except ConfigError as error:
+        raise LitTuneError(f"{written.file}: what it says about pictures cannot be read back: {error}") from error
+    for name, value in wanted.items():
+        if said[name] != value:
+            raise LitTuneError(f"{written.file}: its config prepares pictures with {name} {said[name]}, the tower "
+                               f"wants {value}: do not use it")
+
+
+def _preparation(folder: Path, written: Written, image_size: tuple[int, int]) -> dict[str, Any]:
+    """What a peer is told about pictures, in our words."""
+    beside = (folder / written.file).parent
+    if written.layout == "open_clip":
+        config = weights.read_config(folder / peer_files.OPEN_CLIP)
+        return peer_files.preprocess(folder, config, "open_clip", config["model_cfg"]["vision_cfg"]["image_size"])
+    if written.layout == "onnx":
+        return peer_files.preprocess(folder, {}, "hf", image_size)
+    return peer_files.preprocess(beside, weights.read_config(beside / "config.json"), written.layout, image_size)
+
+
+def _steps(preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a preparation that every peer has words for; how files are decoded is not among it."""
+    crop_pct = preprocess["crop_pct"] if "crop_pct" in preprocess else 1.0
+    same = {name: preprocess[name] for name in ("image_size", "resize", "interpolation", "mean", "std")}
+    return same | {"size before the crop": [math.floor(side / crop_pct + 1e-9) for side in preprocess["image_size"]]}
 
 
 def _own(folder: Path, written: Written, source: Source, wanted: Expected) -> tuple[np.ndarray, dict[str, Any]]:
