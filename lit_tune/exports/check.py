@@ -103,7 +103,8 @@ def _preparation(folder: Path, written: Written, image_size: tuple[int, int]) ->
     beside = (folder / written.file).parent
     if written.layout == "open_clip":
         config = weights.read_config(folder / peer_files.OPEN_CLIP)
-        return peer_files.preprocess(folder, config, "open_clip", config["model_cfg"]["vision_cfg"]["image_size"])
+        height, width = config["model_cfg"]["vision_cfg"]["image_size"]
+        return peer_files.preprocess(folder, config, "open_clip", (height, width))
     if written.layout == "onnx":
         return peer_files.preprocess(folder, {}, "hf", image_size)
     return peer_files.preprocess(beside, weights.read_config(beside / "config.json"), written.layout, image_size)
