@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lit_tune.errors import ConfigError, explain
-from lit_tune.models.layers import Attention, LayerNorm, Mlp, Size
+from lit_tune.models.layers import Attention, LayerNorm, Mlp, PostNormBlock, Size
 from lit_tune.models.text_pool import check_pool
 from lit_tune.models.text_tower import TextSpec, TextTower
 
@@ -115,18 +115,10 @@ class Embeddings(nnx.Module):
         return self.norm(x).astype(dtype)
 
 
-class Block(nnx.Module):
-    """norm1(x + attn(x)), then norm2(x + mlp(x))."""
-
-    def __init__(self, spec: BertSpec, *, rngs: nnx.Rngs) -> None:
-        self.attn = Attention(spec.width, spec.num_heads, biases=(True, True, True, True), rngs=rngs)
-        self.norm1 = LayerNorm(spec.width, spec.norm_eps)
-        self.mlp = Mlp(spec.width, spec.mlp_dim, rngs=rngs)
-        self.norm2 = LayerNorm(spec.width, spec.norm_eps)
-
-    def __call__(self, x: Float[Array, "b s d"], mask: Bool[Array, "b s"], dtype: DTypeLike) -> Float[Array, "b s d"]:
-        x = self.norm1(x + self.attn(x, mask=mask[:, None], dtype=dtype))
-        return self.norm2(x + self.mlp(x, dtype))
+def block(spec: BertSpec, rngs: nnx.Rngs) -> PostNormBlock:
+    """One block of the tower."""
+    attn = Attention(spec.width, spec.num_heads, biases=(True, True, True, True), rngs=rngs)
+    return PostNormBlock(attn, Mlp(spec.width, spec.mlp_dim, rngs=rngs), spec.width, spec.norm_eps)
 
 
 class Bert(TextTower):
@@ -138,7 +130,7 @@ class Bert(TextTower):
             spec.vocab_size, spec.max_positions, spec.type_vocab, spec.width, spec.norm_eps,
             first_position=spec.first_position, rngs=rngs,
         )  # fmt: skip
-        self.blocks = nnx.List([Block(spec, rngs=rngs) for _ in range(spec.depth)])
+        self.blocks = nnx.List([block(spec, rngs) for _ in range(spec.depth)])
         self.proj = None
 
     def stages(
@@ -148,7 +140,7 @@ class Bert(TextTower):
         mask = attention_mask != 0
         x = self.embeddings(input_ids, mask, dtype)
         found = {"hidden_00": x}
-        for i, block in enumerate(self.blocks):
-            x = block(x, mask, dtype)
+        for i, one in enumerate(self.blocks):
+            x = one(x, mask=mask[:, None], dtype=dtype)
             found[f"hidden_{i + 1:02}"] = x
         return found | {"last_hidden_state": x.astype(jnp.float32)}

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from lit_tune.models.bert import Embeddings
-from lit_tune.models.layers import Attention, GeGLU, LayerNorm, Size
+from lit_tune.models.layers import Attention, GeGLU, PostNormBlock, Size
 from lit_tune.models.text_pool import check_pool
 from lit_tune.models.text_tower import TextSpec, TextTower
 
@@ -65,20 +65,10 @@ def alibi_bias(num_heads: int, length: Size) -> Float[Array, "h s s"]:
     return -jnp.asarray(alibi_slopes(num_heads), jnp.float32)[:, None, None] * distance
 
 
-class Block(nnx.Module):
-    """norm1(x + attn(x)), then norm2(x + mlp(x))."""
-
-    def __init__(self, spec: JinaBertSpec, *, rngs: nnx.Rngs) -> None:
-        self.attn = Attention(spec.width, spec.num_heads, biases=(True, True, True, True), rngs=rngs)
-        self.norm1 = LayerNorm(spec.width, spec.norm_eps)
-        self.mlp = GeGLU(spec.width, spec.mlp_dim, out_bias=True, rngs=rngs)
-        self.norm2 = LayerNorm(spec.width, spec.norm_eps)
-
-    def __call__(
-        self, x: Float[Array, "b s d"], mask: Bool[Array, "b s"], bias: Float[Array, "h s s"], dtype: DTypeLike
-    ) -> Float[Array, "b s d"]:
-        x = self.norm1(x + self.attn(x, mask=mask[:, None], bias=bias, dtype=dtype))
-        return self.norm2(x + self.mlp(x, dtype))
+def block(spec: JinaBertSpec, rngs: nnx.Rngs) -> PostNormBlock:
+    """One block of the tower."""
+    attn = Attention(spec.width, spec.num_heads, biases=(True, True, True, True), rngs=rngs)
+    return PostNormBlock(attn, GeGLU(spec.width, spec.mlp_dim, out_bias=True, rngs=rngs), spec.width, spec.norm_eps)
 
 
 class JinaBert(TextTower):
@@ -87,7 +77,7 @@ class JinaBert(TextTower):
     def __init__(self, spec: JinaBertSpec, *, rngs: nnx.Rngs) -> None:
         self.spec = spec
         self.embeddings = Embeddings(spec.vocab_size, 0, spec.type_vocab, spec.width, spec.norm_eps, rngs=rngs)
-        self.blocks = nnx.List([Block(spec, rngs=rngs) for _ in range(spec.depth)])
+        self.blocks = nnx.List([block(spec, rngs) for _ in range(spec.depth)])
         self.proj = None
 
     def stages(
@@ -98,7 +88,7 @@ class JinaBert(TextTower):
         bias = alibi_bias(self.spec.num_heads, input_ids.shape[1])
         x = self.embeddings(input_ids, mask, dtype)
         found = {"hidden_00": x}
-        for i, block in enumerate(self.blocks):
-            x = block(x, mask, bias, dtype)
+        for i, one in enumerate(self.blocks):
+            x = one(x, mask=mask[:, None], bias=bias, dtype=dtype)
             found[f"hidden_{i + 1:02}"] = x
         return found | {"last_hidden_state": x.astype(jnp.float32)}

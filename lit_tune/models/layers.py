@@ -316,3 +316,22 @@ class PreNormBlock(nnx.Module):
     ) -> Float[Array, "b n d"]:
         x = x + self.attn(self.norm1(x), rope=rope, mask=mask, dtype=dtype)
         return x + self.mlp(self.norm2(x), dtype)
+
+
+class PostNormBlock(nnx.Module):
+    """norm1(x + attn(x)), then norm2(x + mlp(x)): the block of BERT and its kind.
+
+    Attributes:
+        attn, mlp: the family's own.
+    """
+
+    def __init__(self, attn: Attention, mlp: nnx.Module, width: int, eps: float) -> None:
+        self.attn = attn
+        self.norm1 = LayerNorm(width, eps)
+        self.mlp = mlp
+        self.norm2 = LayerNorm(width, eps)
+
+    def __call__(self, x: Float[Array, "b s d"], *, dtype: DTypeLike, **seen: Any) -> Float[Array, "b s d"]:
+        """(b, s, d); `seen` are rope, mask and bias of `Attention`."""
+        x = self.norm1(x + self.attn(x, dtype=dtype, **seen))
+        return self.norm2(x + self.mlp(x, dtype))

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lit_tune.models.bert import Embeddings
-from lit_tune.models.layers import Attention, LayerNorm, Size, SwiGLU, position_table
+from lit_tune.models.layers import Attention, PostNormBlock, Size, SwiGLU, position_table
 from lit_tune.models.text_pool import check_pool
 from lit_tune.models.text_tower import TextSpec, TextTower
 
@@ -60,20 +60,10 @@ def rope_tables(length: Size, head_dim: int, theta: float) -> tuple[Float[Array,
     return cos[None], sin[None]
 
 
-class Block(nnx.Module):
-    """norm1(x + attn(x)), then norm2(x + mlp(x))."""
-
-    def __init__(self, spec: NomicBertSpec, *, rngs: nnx.Rngs) -> None:
-        self.attn = Attention(spec.width, spec.num_heads, biases=(False, False, False, False), rngs=rngs)
-        self.norm1 = LayerNorm(spec.width, spec.norm_eps)
-        self.mlp = SwiGLU(spec.width, spec.mlp_dim, bias=False, rngs=rngs)
-        self.norm2 = LayerNorm(spec.width, spec.norm_eps)
-
-    def __call__(
-        self, x: Float[Array, "b s d"], rope: tuple[Array, Array], mask: Bool[Array, "b s"], dtype: DTypeLike
-    ) -> Float[Array, "b s d"]:
-        x = self.norm1(x + self.attn(x, rope=rope, mask=mask[:, None], dtype=dtype))
-        return self.norm2(x + self.mlp(x, dtype))
+def block(spec: NomicBertSpec, rngs: nnx.Rngs) -> PostNormBlock:
+    """One block of the tower."""
+    attn = Attention(spec.width, spec.num_heads, biases=(False, False, False, False), rngs=rngs)
+    return PostNormBlock(attn, SwiGLU(spec.width, spec.mlp_dim, bias=False, rngs=rngs), spec.width, spec.norm_eps)
 
 
 class NomicBert(TextTower):
@@ -82,7 +72,7 @@ class NomicBert(TextTower):
     def __init__(self, spec: NomicBertSpec, *, rngs: nnx.Rngs) -> None:
         self.spec = spec
         self.embeddings = Embeddings(spec.vocab_size, 0, spec.type_vocab, spec.width, spec.norm_eps, rngs=rngs)
-        self.blocks = nnx.List([Block(spec, rngs=rngs) for _ in range(spec.depth)])
+        self.blocks = nnx.List([block(spec, rngs) for _ in range(spec.depth)])
         self.proj = None
 
     def _rope(self, mask: Bool[Array, "b s"]) -> tuple[Float[Array, "r s half"], Float[Array, "r s half"]]:
@@ -109,7 +99,7 @@ class NomicBert(TextTower):
         rope = self._rope(mask)
         x = self.embeddings(input_ids, mask, dtype)
         found = {"embeddings": x}
-        for i, block in enumerate(self.blocks):
-            x = block(x, rope, mask, dtype)
+        for i, one in enumerate(self.blocks):
+            x = one(x, rope=rope, mask=mask[:, None], dtype=dtype)
             found[f"block_{i:02}"] = x
         return found | {"last_hidden_state": x.astype(jnp.float32)}
