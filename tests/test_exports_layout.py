@@ -13,8 +13,12 @@ import tokenizers
 
 from lit_tune.convert import mapping, weights
 from lit_tune.errors import ConfigError
-from lit_tune.exports import hf, onnx, open_clip, preprocessing, sentence_transformers, text_folder
+from lit_tune.exports import hf, onnx, open_clip, open_clip_native, preprocessing, sentence_transformers, text_folder
+from lit_tune.models.clip_text import ClipTextSpec
 from lit_tune.models.nomic_bert import NomicBertSpec
+from lit_tune.text import encode
+from lit_tune.text.encode import TextEncoder
+from lit_tune.text.tokenizer import Tokenizer
 
 FILES = {  # of a nomic-embed-text tower with a projected image tower
     "1_Normalize/config.json", "config.json", "config_sentence_transformers.json", "modules.json",
@@ -178,3 +182,13 @@ def test_differences_are_told_by_the_towers_own_policy(policy: str, tool: str) -
     assert lines and all("\n" not in line for line in lines) and any(tool in line for line in lines)
     assert len(lines) == sum(row.policy == policy for row in preprocessing.DIFFERENCES)
     assert any("orientation" in line for line in lines) == (policy == "clean")
+
+
+def test_an_image_tower_that_openai_s_clip_has_not_is_refused_beside_its_text(tmp_path: Path) -> None:
+    text = ClipTextSpec(vocab_size=16, max_positions=16, width=16, depth=1, num_heads=2, mlp_dim=32, norm_eps=1e-5,
+                        act="quick_gelu", causal=True, pool="argmax", eos_id=2, pad_id=0, embed_dim=16,
+                        proj_bias=False, layer_norm=False, dim=0)  # fmt: skip
+    tokenizer = Tokenizer(small.write_tokenizer(tmp_path), "", 16)
+    given = small.source(small.vision(), TextEncoder(encode.describe(text, tokenizer, "", "clip"), {}, tokenizer))
+    with pytest.raises(ConfigError, match="image tower beside CLIP's text: expected family VitSpec, found Eva02Spec"):
+        open_clip_native.model_config(given)

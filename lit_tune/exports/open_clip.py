@@ -21,11 +21,13 @@ from lit_tune.convert import mapping, weights
 from lit_tune.convert.keymap import TABLES
 from lit_tune.convert.limits import refuse
 from lit_tune.convert.rules import prefixed
+from lit_tune.description import TEXT_FOLDER
 from lit_tune.errors import ConfigError, explain
-from lit_tune.exports import text_folder, timm
+from lit_tune.exports import open_clip_native, text_folder, timm
 from lit_tune.exports.parts import Source, Written
 from lit_tune.exports.sentence_transformers import TEXT
 from lit_tune.exports.text_folder import write_json
+from lit_tune.models.clip_text import ClipTextSpec
 from lit_tune.models.two_towers import family_of
 from lit_tune.models.vision import VisionSpec
 from lit_tune.text.encode import TextEncoder
@@ -53,6 +55,8 @@ def write(source: Source, out: Path) -> list[Written]:
     Raises:
         ConfigError: timm cannot hold the image tower or open_clip the text tower; the line says why.
     """
+    if isinstance(source.text.tower.spec, ClipTextSpec):
+        return _write_native(source, out)
     text, vision = source.text, source.vision
     refuse(vision.tower.spec, LAYOUT)
     config = {"model_cfg": model_config(source), "preprocess_cfg": preprocess_config(vision.preprocess)}
@@ -69,6 +73,22 @@ def write(source: Source, out: Path) -> list[Written]:
     return [
         Written("open_clip image tower", "vision", FILE, LAYOUT),
         Written("open_clip text tower", "text", FILE, LAYOUT, f"{TEXT}/tokenizer.json"),
+    ]
+
+
+def _write_native(source: Source, out: Path) -> list[Written]:
+    """CLIP's own two towers, which open_clip builds without timm and transformers."""
+    config = {"model_cfg": open_clip_native.model_config(source),
+              "preprocess_cfg": preprocess_config(source.vision.preprocess)}  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    weights.write(out / FILE, open_clip_native.arrays(source) | _scale(source), {"format": "pt"})
+    write_json(out / CONFIG, config)
+    tokenizer = source.text.tokenizer
+    text_folder.write_tokenizer(tokenizer, out, tokenizer.prefix)
+    text_folder.write_tokenizer(tokenizer, out / TEXT_FOLDER)  # without prefix, for `lit_tune.load`
+    return [
+        Written("open_clip image tower", "vision", FILE, LAYOUT),
+        Written("open_clip text tower", "text", FILE, LAYOUT, f"{TEXT_FOLDER}/tokenizer.json"),
     ]
 
 

@@ -164,3 +164,24 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(tmp_path: Path, capsys
     line = capsys.readouterr().err
     assert "expected a pickle that holds tensors only" in line and line.count("\n") == 1
     assert not (tmp_path / "ours").exists()
+
+
+def test_an_imported_clip_goes_out_as_a_model_that_open_clip_builds_by_itself(tmp_path: Path) -> None:
+    hf_clip(tmp_path / "hub")
+    ours = imported(tmp_path, "--from=hf", f"--weights={tmp_path / 'hub'}", "--image_size=32")
+    page = json.loads((tmp_path / "ours" / "vision_tower.json").read_text())
+    del page["preprocess"]["crop_pct"]  # which open_clip has no word for
+    (tmp_path / "ours" / "vision_tower.json").write_text(json.dumps(page))
+    words = ["export", f"--model={tmp_path / 'ours'}", "--format=open_clip", f"--out={tmp_path / 'out'}"]
+    assert cli.main(words) == 0
+    checks = json.loads((tmp_path / "out" / "proof.json").read_text())["checks"]
+    assert all({one["who"].split()[0] for one in check["checked_by"]} == {"own_reader", "open_clip_torch"}
+               for check in checks)  # fmt: skip
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+    tokenizer, again = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}"), lit_tune.load(tmp_path / "out")
+    with torch.no_grad():
+        texts = model.eval().encode_text(tokenizer(TEXTS))
+        images = model.encode_image(transform(PHOTO)[None])
+    np.testing.assert_allclose(ours.embed_texts(TEXTS), unit(texts), atol=CLOSE)
+    np.testing.assert_allclose(again.embed_images([PHOTO]), unit(images), atol=CLOSE)
+    np.testing.assert_allclose(again.embed_texts(TEXTS), ours.embed_texts(TEXTS), atol=CLOSE)
