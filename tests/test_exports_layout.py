@@ -190,5 +190,6 @@ def test_an_image_tower_that_openai_s_clip_has_not_is_refused_beside_its_text(tm
                         proj_bias=False, layer_norm=False, dim=0)  # fmt: skip
     tokenizer = Tokenizer(small.write_tokenizer(tmp_path), "", 16)
     given = small.source(small.vision(), TextEncoder(encode.describe(text, tokenizer, "", "clip"), {}, tokenizer))
-    with pytest.raises(ConfigError, match="image tower beside CLIP's text: expected family VitSpec, found Eva02Spec"):
+    message = "image tower of a CLIP: expected OpenAI's plain ViT with a projection, found eva02"
+    with pytest.raises(ConfigError, match=message):
         open_clip_native.model_config(given)

@@ -10,9 +10,11 @@ import jax
 import numpy as np
 
 from lit_tune.convert import mapping, peer_text, peer_vision
+from lit_tune.convert.limits import fits_openai
 from lit_tune.errors import ConfigError, explain
 from lit_tune.exports.parts import Source
 from lit_tune.models.clip_text import ClipTextSpec
+from lit_tune.models.two_towers import family_of
 
 LAYOUT = "open_clip"
 
@@ -31,6 +33,8 @@ def model_config(source: Source) -> dict[str, Any]:
         ConfigError: open_clip would build other towers from it; the line names the first difference.
     """
     image, text = source.vision.tower.spec, source.text.tower.spec
+    if family_of(image) != "vit" or not fits_openai(image):
+        raise _refused("image", "OpenAI's plain ViT with a projection", f"{family_of(image)} with pool {image.pool}")
     tanh = {"act_kwargs": {"approximate": "tanh"}}
     config = {
         "embed_dim": source.vision.dim,
@@ -39,8 +43,8 @@ def model_config(source: Source) -> dict[str, Any]:
             "image_size": list(image.image_size), "patch_size": image.patch_size, "width": image.width,
             "layers": image.depth, "head_width": image.width // image.num_heads,
             "mlp_ratio": image.mlp_dim / image.width, "norm_kwargs": {"eps": image.norm_eps},
-            "pool_type": {"cls": "tok", "mean": "avg"}.get(image.pool, image.pool),
-            **(tanh if image.act == "gelu_tanh" else {}),
+            "pool_type": {"cls": "tok", "mean": "avg"}[image.pool], "no_ln_pre": not image.pre_norm,
+            "final_ln_after_pool": image.norm_after_pool, **(tanh if image.act == "gelu_tanh" else {}),
         },
         "text_cfg": {
             "context_length": text.max_positions, "vocab_size": text.vocab_size, "width": text.width,
@@ -49,8 +53,6 @@ def model_config(source: Source) -> dict[str, Any]:
             "hf_tokenizer_name": ".", **(tanh if text.act == "gelu_tanh" else {}),
         },
     }  # fmt: skip
-    if hasattr(image, "pre_norm"):
-        config["vision_cfg"] |= {"no_ln_pre": not image.pre_norm, "final_ln_after_pool": image.norm_after_pool}
     there = peer_vision.vision_spec(config, LAYOUT), peer_text.text_spec(config, LAYOUT)
     # what has no effect: a head that is not there, ids that only other pooling reads, a table on its own grid
     no_effect = [("pool_mlp_dim", "pool_norm_eps", "pos_embed_grid", "embed_square"), ("pad_id", "eos_id")]
@@ -61,10 +63,14 @@ def model_config(source: Source) -> dict[str, Any]:
 
 def _require_same(own: Any, other: Any, no_effect: tuple[str, ...]) -> None:
     """Refuse a tower that open_clip would build otherwise."""
-    differ = {"family": (type(other).__name__, type(own).__name__)} if type(own) is not type(other) else {
-        field.name: (getattr(other, field.name), getattr(own, field.name)) for field in dataclasses.fields(own)
-        if field.name not in no_effect and getattr(own, field.name) != getattr(other, field.name)}  # fmt: skip
-    for name, (expected, found) in differ.items():
-        what = "text" if isinstance(own, ClipTextSpec) else "image"
-        raise ConfigError(explain(f"open_clip layout: {what} tower beside CLIP's text", expected=f"{name} {expected}",
-                                  found=found, do="export --format=onnx | timm"))
+    for field in dataclasses.fields(own):
+        expected, found = getattr(other, field.name), getattr(own, field.name)
+        if field.name not in no_effect and expected != found:
+            kind = "text" if isinstance(own, ClipTextSpec) else "image"
+            raise _refused(kind, f"{field.name} {expected}", found)
+
+
+def _refused(kind: str, expected: str, found: object) -> ConfigError:
+    """The error for a tower that open_clip's CLIP is not."""
+    return ConfigError(explain(f"open_clip layout: {kind} tower of a CLIP", expected=expected, found=found,
+                               do="export --format=onnx | timm"))
