@@ -64,4 +64,4 @@ def test_clip_benchmark_gives_our_scores(task: str, tmp_path: Path, monkeypatch:
         wanted = {name: scores[name] for name in theirs}
         assert len(wanted) == 6
     assert theirs == pytest.approx(wanted, abs=1e-3)
-    assert 0 < min(wanted.values()) < 1
+    assert sum(0 < score < 1 for score in wanted.values()) > len(wanted) // 2, "scores that could differ"
