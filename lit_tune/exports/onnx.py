@@ -4,8 +4,8 @@
 (batch, dim) and the same as `last_hidden_state` (batch, 1, dim). `onnx/text_model.onnx`: `input_ids` and
 `attention_mask` int64 (batch, sequence), prefix already in the text, to `sentence_embedding` (batch, dim) and
 `last_hidden_state` (batch, 1, dim). All are unit vectors, pooling and the LayerNorm of the text included; a consumer
-that scales them again changes nothing. Batch and sequence are free, h and w are not. Opset 17, IR 8: onnxruntime 1.12
-and later.
+that scales them again changes nothing. Batch and sequence are free, h and w are not. Opset 17, IR 8; run on
+onnxruntime 1.32 only.
 
 Who takes what. fastembed 0.9.1 (run): pictures by `ImageEmbedding(NAME, specific_model_path=DIR)`, where NAME is one
 of its own list that reads onnx/model.onnx: it feeds the first input, takes the first output, flattens it and divides by
