@@ -19,9 +19,10 @@ from ml_collections import ConfigDict
 from lit_tune import errors, evals, sharding, tree
 from lit_tune.data import transforms
 from lit_tune.data.sources import BadSample, Source, open_source
-from lit_tune.evals import floors, report
-from lit_tune.evals.examples import choose
+from lit_tune.evals import floors
 from lit_tune.models import two_towers
+from lit_tune.report import page
+from lit_tune.report.examples import choose
 from lit_tune.tower import averaged
 
 EmbedText = Callable[[list[str]], np.ndarray]  # texts -> (n, d) unit rows
@@ -239,4 +240,4 @@ def write_report(workdir: Path, config: ConfigDict, prepared: list[Prepared], me
              "loss": f"{config.loss.name}, batch {config.global_batch:,}", "seed": config.seed}
     if len(trained) > 1:
         facts["time since the first line"] = f"{trained[-1]['time'] - trained[0]['time']:.0f} s"
-    report.write_report(workdir / "eval" / "report.html", f"lit_tune: {workdir.name}", facts, lines, metrics, examples)
+    page.write_report(workdir / "eval" / "report.html", f"lit_tune: {workdir.name}", facts, lines, metrics, examples)

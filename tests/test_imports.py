@@ -110,13 +110,15 @@ def test_nobody_imports_a_command_line_and_step_is_imported_only_above_it() -> N
 
 
 def test_evals_are_given_functions_not_models() -> None:
-    for name in modules("evals"):
-        assert not own(name) & {"models", "step", "tower", "text", "convert", "checkpoint"}, name
+    for name in modules("evals", "evaldata", "report"):
+        assert not own(name) & {"models", "step", "tower", "model", "text", "convert", "checkpoint"}, name
+    for name in modules("evals", "evaldata"):
+        assert "report" not in own(name) and (name.startswith("lit_tune.evals") or "evals" not in own(name)), name
 
 
 def test_data_loads_no_jax_but_in_the_loader_and_keymap_loads_no_torch() -> None:
     no_jax = ("cli", "flags", "config", "config_check", "config_start", "errors", "paths", "__main__")
-    for name in modules("data", "emoji", *no_jax):
+    for name in modules("data", "evaldata", "emoji", *no_jax):
         if name not in ("lit_tune.data.loader", "lit_tune.data.__main__"):
             assert not roots(reached(name)) & {"jax", "flax", "optax", "orbax"}, f"{name} loads jax"
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_tune.evals import chart, evaluate_set, make_set, report
-from lit_tune.evals.examples import choose, data_uri
+from lit_tune.evals import evaluate_set, make_set
+from lit_tune.report import chart, page as report
+from lit_tune.report.examples import choose, data_uri
 
 VOID = {"meta", "img", "br", "link", "input"}
 EVIL = '<script>alert("x")</script> & </style>'

@@ -6,10 +6,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lit_tune.evals.chart import Line, line_chart
-from lit_tune.evals.examples import Answer, Example, Examples, data_uri
-from lit_tune.evals.style import CSS
 from lit_tune.evals.tables import Row, column_title, companions, rows, sizes
+from lit_tune.report.chart import Line, line_chart
+from lit_tune.report.examples import Answer, Example, Examples, data_uri
+from lit_tune.report.style import CSS
 
 # The page says itself that nothing may be loaded from anywhere.
 _HEAD = """<!doctype html>

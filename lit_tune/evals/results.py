@@ -1,0 +1,106 @@
+"""What an evaluation leaves behind: one record a task, with everything that its figures depend on.
+
+`eval_results.jsonl` is DataComp's file: one object a line with `key`, `dataset` and `metrics` (its `main_metric`
+included), so that `aggregate_scores.py` of github.com/mlfoundations/datacomp reads it; the other fields are ours.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lit_tune.errors import DataError, explain
+from lit_tune.evals.catalog import TASKS
+from lit_tune.files import write_atomically
+
+FILE = "eval_results.jsonl"
+OURS = {"acc1": "zeroshot/top1", "acc5": "zeroshot/top5", "mean_per_class_recall": "zeroshot/mean_per_class"}
+# What has to be equal before two results of a task may stand in one column without a mark. How a model prepares
+# pictures, its prompt and its own precision are part of the model and are only shown.
+SAME = ("data_sha256", "samples", "classes_sha256", "templates_sha256", "clean")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One task's figures.
+
+    Attributes:
+        task: name in the catalog, or the NAME of NAME=DATA.
+        key, dataset: DataComp's key and name of it; the task's name where it has none.
+        metrics: rates as fractions in [0, 1] under clip_benchmark's and DataComp's names, with `<name>_chance`,
+            `<name>_low`, `<name>_high` where known; `main_metric` is the value of the one that counts, None where
+            there is none.
+        settings: all that decides the figures, JSON values; `SAME` among them.
+        variants: the same metrics under another setting, by what differs: "prompt none", "dim 256".
+        seconds: where the time went: pictures, texts, scoring.
+        system: whose figures these are: name, vision_sha256, text_sha256, step of a run.
+    """
+
+    task: str
+    key: str
+    dataset: str
+    metrics: dict[str, float | None]
+    settings: dict[str, Any] = field(default_factory=dict)
+    variants: dict[str, dict[str, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    system: dict[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """The record as one line of `eval_results.jsonl`."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=False, allow_nan=False)
+
+
+def read_results(file: Path) -> dict[str, Result]:
+    """{task: its last record} of an `eval_results.jsonl`, ours or DataComp's; {} where there is none.
+
+    Raises:
+        DataError: a line is no such record.
+    """
+    found: dict[str, Result] = {}
+    names = {task.title: task.name for task in TASKS.values()}
+    for number, line in enumerate(file.read_text("utf-8").splitlines() if file.is_file() else (), 1):
+        try:
+            one = json.loads(line)
+            known = {f.name: one[f.name] for f in dataclasses.fields(Result) if f.name in one}
+            dataset = known["dataset"]
+            known.setdefault("task", names[dataset] if dataset in names else dataset)
+            result = Result(**known)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(explain(f"{file}, line {number}", expected="a result with key, dataset and metrics",
+                                    found=error, do="remove the line or write the file anew")) from error
+        found[result.task] = result
+    return found
+
+
+def write_results(file: Path, results: Iterable[Result]) -> None:
+    """Write the file whole, by rename."""
+    write_atomically(file, "".join(result.line() + "\n" for result in results))
+
+
+def val_metrics(result: Result) -> dict[str, float]:
+    """The figures under the names of metrics.jsonl and eval/N.json: `val/<task>/zeroshot/top1`, ..."""
+    flat: dict[str, float] = {}
+    for name, value in result.metrics.items():
+        if value is not None and name != "main_metric":
+            flat[f"val/{result.task}/{_ours(name)}"] = value
+    for variant, metrics in result.variants.items():
+        flat |= {f"val/{result.task}/{_ours(name)} [{variant}]": value for name, value in metrics.items()}
+    return flat
+
+
+def _ours(name: str) -> str:
+    """An outside metric's name in our files, its companion's suffix kept."""
+    for suffix in ("_chance", "_low", "_high"):
+        if name.endswith(suffix):
+            return _ours(name.removesuffix(suffix)) + suffix
+    return OURS[name] if name in OURS else name
+
+
+def differing(results: Iterable[Result]) -> dict[str, list[Any]]:
+    """{setting: its values} of the settings in SAME that are not equal in all results; absent counts as unknown."""
+    every = list(results)
+    values: Mapping[str, list[Any]] = {name: [r.settings[name] if name in r.settings else None for r in every]
+                                       for name in SAME}  # fmt: skip
+    return {name: found for name, found in values.items() if len({json.dumps(v) for v in found}) > 1}
