@@ -22,6 +22,7 @@ def run_mteb(model: Model, names: Sequence[str], folder: Path, name: str, prompt
     from lit_tune.integrations import mteb  # imports torch by way of mteb
 
     tasks = [one.removeprefix("mteb:") for one in names]
-    results = mteb.run(model, tasks, prompt=prompt, name=name, out=folder / "mteb")
+    results = list(mteb.run(model, tasks, folder / "mteb", prompt=prompt, name=name).values())
+    folder.mkdir(parents=True, exist_ok=True)
     write_results(folder / FILE, (read_results(folder / FILE) | {one.task: one for one in results}).values())
     return results

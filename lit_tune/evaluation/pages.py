@@ -65,9 +65,15 @@ def _write(
     metrics: Mapping[str, float], examples: Sequence[Examples], folder: Path,
 ) -> None:  # fmt: skip
     """The page, with the results and details of a results folder."""
-    results = read_results(folder / FILE)
+    results, known = read_results(folder / FILE), [published.published(name) for name in published.names()]
     files = [folder / "details" / f"{name}.json" for name in results]
     details = [json.loads(file.read_text()) for file in files if file.is_file()]
     page.write_report(path, title, facts, lines, metrics, examples, results=list(results.values()), details=details,
-                      published=published.by_system(), sources=published.sources(),
+                      published={one.title: {task: f.value for task, f in one.figures.items()} for one in known},
+                      sources={one.title: _source(one) for one in known},
                       aggregates=aggregate.aggregate(results))  # fmt: skip
+
+
+def _source(one: published.Published) -> str:
+    """Where a system's figures were read, in a line."""
+    return "; ".join(f"{s.title} ({s.address}), {s.table}, read {s.read}" for s in one.sources)

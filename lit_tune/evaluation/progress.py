@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lit_tune import distributed
 
@@ -14,13 +14,16 @@ class Progress:
 
     Args:
         tasks: (name, pictures) of each, in order.
+        clock: seconds, from any moment on.
     """
 
-    def __init__(self, tasks: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, tasks: Sequence[tuple[str, int]], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._sizes = dict(tasks)
         self._left = sum(self._sizes.values())
         self._embedded, self._seconds = 0, 0.0
-        self._label, self._done, self._since, self._shown = "", 0, time.monotonic(), time.monotonic()
+        self._label, self._done = "", 0
+        self._since = self._shown = clock()
 
     def skip(self, name: str) -> None:
         """A task that was done before."""
@@ -29,7 +32,7 @@ class Progress:
 
     def begin(self, label: str, start: int) -> None:
         """The next task, from its picture `start` on."""
-        self._label, self._done, self._since = label, start, time.monotonic()
+        self._label, self._done, self._since = label, start, self._clock()
         if label in self._sizes:
             self._left -= start
         if start:
@@ -37,7 +40,7 @@ class Progress:
 
     def add(self, count: int) -> None:
         """So many pictures more."""
-        now = time.monotonic()
+        now = self._clock()
         self._embedded, self._seconds, self._since = self._embedded + count, self._seconds + now - self._since, now
         self._done += count
         if self._label in self._sizes:
