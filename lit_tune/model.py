@@ -152,6 +152,11 @@ class Model:
         return encoder
 
     @property
+    def has_image(self) -> bool:
+        """Whether there is an image side."""
+        return self._vision is not None
+
+    @property
     def has_text(self) -> bool:
         """Whether there is a text side."""
         return self._text is not None
