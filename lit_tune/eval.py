@@ -23,7 +23,7 @@ from lit_tune import (
     tower,
 )
 from lit_tune.data.sources import Source, open_source
-from lit_tune.evaldata import reading
+from lit_tune.evaldata import names as texts
 from lit_tune.evals import compare
 from lit_tune.evals.results import FILE, Result
 from lit_tune.evaluation import others, pages, preparing, sets, systems, tasks, training
@@ -150,7 +150,7 @@ def _chosen(own: ConfigDict, flags: EvalFlags) -> tuple[ConfigDict, tuple[str, .
         config.eval.batch = flags.batch or config.eval.batch
         config.eval.class_field = flags.class_field or config.eval.class_field
         if flags.templates:
-            config.eval.templates = reading.read_templates(Path(flags.templates).expanduser())
+            config.eval.templates = texts.read_templates(Path(flags.templates).expanduser())
     rest = tuple(name for name in typed if name not in (*entries, *entries.values(), *foreign))
     return config, rest, foreign
 

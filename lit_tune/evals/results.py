@@ -34,7 +34,7 @@ class Result:
             there is none.
         settings: all that decides the figures, JSON values; `SAME` among them.
         variants: the same metrics under another setting, by what differs: "prompt none", "dim 256".
-        seconds: where the time went: pictures, texts, scoring.
+        seconds: where the time went: pictures (of which waiting: for pictures to be decoded), texts, scoring.
         system: whose figures these are: name, vision_sha256, text_sha256, step of a run.
     """
 

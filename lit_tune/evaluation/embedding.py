@@ -1,6 +1,7 @@
 """Pictures by number to unit vectors: decoded ahead on every host, embedded on all devices of all hosts."""
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
 
 Picture = Callable[[int], np.ndarray]  # number of a picture -> uint8 (h, w, 3) as the tower sees it
+Batch = tuple[int, list[tuple[int, np.ndarray]]]  # first picture, [(row, pixels)]
 AHEAD = 2  # batches that are decoded while one is embedded
 
 
@@ -25,7 +27,13 @@ class Stopped(Exception):
 
 
 class Embedder(Protocol):
-    """What turns pictures into vectors."""
+    """What turns pictures into vectors.
+
+    Attributes:
+        waited: seconds so far that the devices waited for decoded pictures.
+    """
+
+    waited: float
 
     def vectors(self, params: tree.Tree, count: int, picture: Picture, start: int = 0) -> Iterator[np.ndarray]:
         """float32 unit vectors of the pictures `start` to `count - 1`, in order, a batch at a time.
@@ -54,6 +62,7 @@ class MeshEmbedder:
     def __init__(self, tower: Tower, size: Sequence[int], mean: Sequence[float], std: Sequence[float],
                  dtype: DTypeLike, mesh: Mesh, rows: int) -> None:  # fmt: skip
         self.size, self.rows = tuple(size), rows
+        self.waited = 0.0
         self._unit = mesh.size
         self._batch_sharding, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
@@ -68,13 +77,23 @@ class MeshEmbedder:
         """As `Embedder.vectors`."""
         rows = self._rows(count)
         own = self._own(rows)
-        for first, pixels in decoded(range(start, count, rows), count, own, picture):
+        for first, pixels in self._timed(decoded(range(start, count, rows), count, own, picture)):
             images = np.zeros((rows, *self.size, 3), np.uint8)  # rows of other processes are never touched
             for row, one in pixels:
                 images[row] = one
             placed = jax.make_array_from_callback(images.shape, self._batch_sharding, images.__getitem__)
             zimg = np.asarray(self._embed_batch(params, placed).addressable_data(0))
             yield zimg[: count - first]
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, the time until each is there counted."""
+        while True:
+            start = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
 
     def _rows(self, count: int) -> int:
         """Rows of a batch for so many pictures: few shapes, so few compilations."""
@@ -95,6 +114,7 @@ class EncoderEmbedder:
 
     def __init__(self, encoder: VisionEncoder) -> None:
         self._encoder = encoder
+        self.waited = 0.0  # one after the other: waiting and computing are not told apart
 
     def vectors(self, params: tree.Tree, count: int, picture: Picture, start: int = 0) -> Iterator[np.ndarray]:
         """As `Embedder.vectors`; `params` are the encoder's own."""
@@ -104,7 +124,7 @@ class EncoderEmbedder:
 
 def decoded(
     firsts: Sequence[int], count: int, own: Sequence[int], picture: Picture
-) -> Iterator[tuple[int, list[tuple[int, np.ndarray]]]]:
+) -> Iterator[Batch]:
     """(first picture, [(row, pixels) of the own rows]) of each batch, AHEAD of them under way at a time.
 
     Args:
@@ -126,6 +146,6 @@ def decoded(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _done(first: int, pending: list[tuple[int, Future]]) -> tuple[int, list[tuple[int, np.ndarray]]]:
+def _done(first: int, pending: list[tuple[int, Future]]) -> Batch:
     """A batch once all of it is decoded."""
     return first, [(row, future.result()) for row, future in pending]

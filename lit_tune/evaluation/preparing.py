@@ -1,5 +1,6 @@
 """From what is typed after --tasks to tasks with their data: everything that can be refused is refused here."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from lit_tune import console
 from lit_tune.data.sources import open_source
 from lit_tune.errors import ConfigError, explain
-from lit_tune.evaldata import pairs as pair_data, reading
+from lit_tune.evaldata import names as texts, pairs as pair_data, reading
 from lit_tune.evals import catalog
 from lit_tune.evals.catalog import Task
 from lit_tune.evaluation import pairs
@@ -82,8 +83,9 @@ def _places(names: Sequence[str], asked: Asked) -> dict[str, tuple[Task | None, 
 
 def _folder(task: Task, root: Path | None) -> Path | None:
     """The task's folder below the data root; None where there is none."""
-    root = root or Path.cwd()
-    return next((root / name for name in task.folders if (root / name).is_dir()), None)
+    with contextlib.suppress(ConfigError):
+        return reading.find_folder(root or Path.cwd(), task.folders)
+    return None
 
 
 def _rooted(where: str, root: Path | None) -> str:
@@ -109,8 +111,8 @@ def _own_pairs(name: str, task: Task | None, where: str, asked: Asked) -> Prepar
         raise ConfigError(explain("--probes", expected="data with a training split", found=f"pairs in {where}",
                                   do="leave it out, or use a webdataset folder with train/ and test/"))
     source = open_source(where, asked.data, caption_field=asked.caption_field)
-    templates = reading.read_templates(asked.templates) if asked.templates else ("{}",)
-    data = pair_data.retrieval(source)
+    templates = texts.read_templates(asked.templates) if asked.templates else ("{}",)
+    data = pair_data.read(source)
     beside = pairs.read_pairs(source, asked.class_field, templates)
     return Prepared(task or _task(name, data.kind, len(data)), data, pairs=beside)
 

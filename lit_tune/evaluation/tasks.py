@@ -145,15 +145,15 @@ def _evaluate(
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:  # fmt: skip
     """One task from pictures to its line on disk."""
-    name, start = prepared.task.name, time.monotonic()
+    name, start, waited = prepared.task.name, time.monotonic(), system.embedder.waited
     parts = [(name, prepared.data)] + ([(f"{name}-train", prepared.train)] if prepared.train is not None else [])
     works = []
     for label, data in parts:
         works.append(embed(label, len(data), _pixels(data, system), system, data.sha256, folder, progress, should_stop))
-    pictures = time.monotonic() - start
+    spent = {"pictures": time.monotonic() - start, "waiting": system.embedder.waited - waited}
 
     def finish() -> dict[str, Any]:
-        result, shown = _score(prepared, system, options, settings, [work.vectors() for work in works], pictures)
+        result, shown = _score(prepared, system, options, settings, [work.vectors() for work in works], spent)
         _keep(folder, name, result, shown)
         for work in works:
             work.remove()
@@ -176,7 +176,7 @@ def _pixels(data: EvalData, system: System) -> Callable[[int], np.ndarray]:
 
 def _score(
     prepared: Prepared, system: System, options: Options, settings: dict[str, Any], vectors: Sequence[np.ndarray],
-    pictures: float,
+    spent: dict[str, float],
 ) -> tuple[Result, dict[str, Any]]:  # fmt: skip
     """The record of a task and what the page shows of it."""
     task, data, zimg = prepared.task, prepared.data, vectors[0]
@@ -193,7 +193,7 @@ def _score(
         variants |= nested.variants(task, data, zimg, texts, prompts, options.dims)
     metrics["main_metric"] = metrics[task.main_metric] if task.main_metric else None
     shown = details.collect(task.name, data, zimg, scored.answers, data.pictures.__getitem__, seed=0)
-    seconds = {"pictures": pictures, "texts": texts.seconds, "scoring": time.monotonic() - start - texts.seconds}
+    seconds = {**spent, "texts": texts.seconds, "scoring": time.monotonic() - start - texts.seconds}
     seconds = {key: round(value, 3) for key, value in seconds.items()}
     return Result(task.name, task.key or task.name, task.title, metrics, settings, variants, seconds,
                   dict(system.identity)), shown  # fmt: skip
