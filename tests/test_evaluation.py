@@ -1,4 +1,4 @@
-"""`lit-tune eval` on benchmarks: figures, files, resuming, refusals; the same on one device, eight, and two processes."""
+"""`lit-tune eval` on benchmarks: figures, files, resuming, refusals; on one device, eight, and two processes."""
 
 import json
 import os
