@@ -177,23 +177,20 @@ def _samples(shard: Path, split: str) -> Iterator[Sample]:
     where = f"{split}/{shard.name}"
     try:
         with open(shard, "rb") as file:
-            size = shard.stat().st_size
-            walk = Walk(SeekingReader(file), size)
+            walk = Walk(SeekingReader(file), shard.stat().st_size)
             yield from _grouped(walk, file.fileno(), where)
     except Damage as found:
         raise damaged(shard, "a whole tar file", found, "fetch this shard again") from None
     except OSError as error:
         raise damaged(shard, "a readable tar file", error.strerror or error, "fetch this shard again") from error
-    if not size or not walk.end_marker:  # a cut between two members looks like this, and loses the rest in silence
-        found = f"{size} bytes without the blocks of zeros at the end"
-        raise damaged(shard, "a whole tar file", found, "fetch this shard again")
-    if walk.zero_tail > USUAL_PADDING:
-        found = f"{walk.zero_tail} bytes of zeros at the end"
-        raise damaged(shard, "a whole tar file", found, "fetch this shard again")
 
 
 def _grouped(walk: Walk, descriptor: int, where: str) -> Iterator[Sample]:
-    """Members joined into samples as webdataset joins them."""
+    """Members joined into samples as webdataset joins them.
+
+    Raises:
+        Damage: the tar is cut; found before its last sample is handed out, which may be cut with it.
+    """
     sample, key = None, b""
     for member in walk:
         split = split_name(member.name)
@@ -205,6 +202,10 @@ def _grouped(walk: Walk, descriptor: int, where: str) -> Iterator[Sample]:
             key = split[0]
             sample = Sample(f"{where}/{key.decode('utf-8', 'replace')}")
         _put(sample, split[1], member, descriptor)
+    if not walk.end_marker:  # a cut between two members looks like this, and loses the rest in silence
+        raise Damage("no blocks of zeros at the end")
+    if walk.zero_tail > USUAL_PADDING:
+        raise Damage(f"{walk.zero_tail} bytes of zeros at the end")
     if sample is not None:
         yield sample
 
