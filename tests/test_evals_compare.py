@@ -55,6 +55,7 @@ def test_flat_figures_get_their_outside_names_and_the_mean_of_both_ways(tmp_path
     file.write_text(json.dumps(flat))
     (found,) = read_systems([str(file)])
     assert found.name == "r@7" and set(found.results) == {"flickr30k", "imagenet"}
+    assert set(found.results["imagenet"].metrics) == {"acc1", "acc1_low", "acc1_high", "loss", "main_metric"}
     compared = compare([found])
     assert values(compared, "flickr30k") == [0.625]
     assert (row(compared, "imagenet").cells[0].low, row(compared, "imagenet").cells[0].high) == (0.2, 0.3)
