@@ -22,13 +22,12 @@ from lit_tune import (
     sharding,
     tower,
 )
+from lit_tune.comparing import page as comparison, rows, systems as compared, text
 from lit_tune.data.sources import Source, open_source
 from lit_tune.evaldata import names as texts
-from lit_tune.evals import compare
 from lit_tune.evals.results import FILE, Result
 from lit_tune.evaluation import others, pages, preparing, sets, systems, tasks, training
 from lit_tune.flags import EvalFlags
-from lit_tune.report import comparison
 
 PROBES = ("knn", "linear")
 
@@ -53,8 +52,8 @@ def compare_systems(flags: EvalFlags) -> int:
         raise errors.ConfigError(errors.explain(
             "--compare", expected="systems after it and no --workdir or --model", found=f"{len(flags.args)} systems",
             do="write lit-tune eval --compare A B published:NAME"))
-    found = compare.compare(compare.read_systems(flags.args))
-    console.say(compare.table(found))
+    found = rows.compare(compared.read_systems(flags.args))
+    console.say(text.table(found))
     if flags.html:
         path = Path(flags.html).expanduser()
         try:

@@ -110,7 +110,7 @@ def test_nobody_imports_a_command_line_and_step_is_imported_only_above_it() -> N
 
 
 def test_evals_are_given_functions_not_models() -> None:
-    for name in modules("evals", "evaldata", "report"):
+    for name in modules("evals", "evaldata", "report", "comparing"):
         assert not own(name) & {"models", "step", "tower", "model", "text", "convert", "checkpoint"}, name
     for name in modules("evals", "evaldata"):
         assert "report" not in own(name) and (name.startswith("lit_tune.evals") or "evals" not in own(name)), name

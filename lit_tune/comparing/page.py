@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from lit_tune.evals.comparison import Cell, Comparison, Row
+from lit_tune.comparing.comparison import Cell, Comparison, Row
 from lit_tune.files import write_atomically
 from lit_tune.report import bars
 from lit_tune.report.style import CSS
@@ -49,7 +49,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
     Args:
         path: of the HTML file.
-        comparison: as from `evals.compare.compare`.
+        comparison: as from `rows.compare`.
     """
     title = f"Compared: {', '.join(comparison.systems)}"
     parts = ["<h1>Systems side by side</h1>", _chart(comparison), _table(comparison), _footnotes(comparison),

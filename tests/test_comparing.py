@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from compared_systems import RETRIEVAL, SETTINGS, ours, result, write_model, write_run
 
+from lit_tune.comparing.rows import MOST, compare
+from lit_tune.comparing.systems import System, read_systems
+from lit_tune.comparing.text import table
 from lit_tune.errors import ConfigError, DataError
-from lit_tune.evals.compare import MOST, compare, read_systems, table
 from lit_tune.evals.results import Result, write_results
-from lit_tune.evals.systems import System
 
 PUBLISHED = ["published:nomic-embed-vision-v1.5", "published:openai-clip-b16", "published:jina-clip-v1"]
 

@@ -4,7 +4,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from lit_tune.evals.comparison import UNKNOWN, Cell, Comparison, Row
+from lit_tune.comparing.comparison import UNKNOWN, Cell, Comparison, Row
 
 WIDTH = 119  # columns at most; systems that do not fit stand in a second block below
 _NAME = 13  # least width of a column, for the system's name above it

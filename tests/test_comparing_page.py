@@ -6,11 +6,11 @@ import pytest
 from compared_systems import ours, result, write_model, write_run
 from test_report import EVIL, Nesting
 
-from lit_tune.evals.compare import compare, read_systems
+from lit_tune.comparing.page import write_comparison
+from lit_tune.comparing.rows import compare
+from lit_tune.comparing.systems import System, read_systems
 from lit_tune.evals.results import Result
-from lit_tune.evals.systems import System
 from lit_tune.report import bars
-from lit_tune.report.comparison import write_comparison
 
 PUBLISHED = ["published:nomic-embed-vision-v1.5", "published:openai-clip-b16"]
 

@@ -1,4 +1,4 @@
-"""What a comparison of systems holds, ready to be shown: as text (`compare_text`) or as a page (`report`)."""
+"""What a comparison of systems holds, ready to be shown: as text (`text`) or as a page (`page`)."""
 
 import re
 from dataclasses import dataclass

@@ -7,15 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lit_tune.comparing.comparison import UNKNOWN, Cell, Comparison, Row
+from lit_tune.comparing.marks import OWN_TEXT, Footnotes, Reasons, average_reasons, row_reasons
+from lit_tune.comparing.systems import AVERAGE_NAME, FLAG, MTEB_NAME, System
 from lit_tune.errors import ConfigError, explain
 from lit_tune.evals.aggregate import AVERAGE, MEMBERS, Main, aggregate, main, missing
 from lit_tune.evals.catalog import GROUPS, IMAGENET, TASKS
-from lit_tune.evals.compare_text import table
-from lit_tune.evals.comparison import UNKNOWN, Cell, Comparison, Row
-from lit_tune.evals.marks import OWN_TEXT, Footnotes, Reasons, average_reasons, row_reasons
-from lit_tune.evals.systems import AVERAGE_NAME, FLAG, MTEB_NAME, System, read_systems
-
-__all__ = ["Cell", "Comparison", "Row", "compare", "read_systems", "table"]
 
 MOST = 6  # systems: as many colours as a reader can tell apart
 SUMMARY = "Averages"
