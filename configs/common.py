@@ -159,6 +159,9 @@ def evaluation() -> ConfigDict:
     c.every = 1_000  # steps between evaluations; 0: only at the end
     c.sets = ()  # "name=shards or folder" each, read like data.train
     c.caption_field = "txt"
+    c.tasks = ()  # benchmarks: imagenet, flickr30k, coco, datacomp38..., or "name=data" each (docs/evaluation.md)
+    c.tasks_every = 0  # steps between their evaluations; 0: only at the end
+    c.data_root = ""  # folder that the benchmarks' data lies in; "": the current one
     c.batch = 256  # pictures embedded at a time and device
     c.templates = ("{}",)  # zero-shot prompts; {} is the class name
     c.class_field = ""  # json field that names a picture's class; "": no zero-shot

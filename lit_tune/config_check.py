@@ -48,7 +48,8 @@ RANGES = {
     "data.workers": "[0, inf)", "data.threads": "[1, inf)", "data.prefetch": "[1, inf)",
     "data.cache_decoded_mib": "[0, inf)", "data.max_image_mib": "[1, inf)", "data.max_pixels": "[1, inf)",
     "data.max_bad_fraction": "[0, 1]",
-    "eval.every": "[0, inf)", "eval.batch": "[1, inf)", "checkpoint.every": "[1, inf)", "checkpoint.keep": "[1, inf)",
+    "eval.every": "[0, inf)", "eval.tasks_every": "[0, inf)",
+    "eval.batch": "[1, inf)", "checkpoint.every": "[1, inf)", "checkpoint.keep": "[1, inf)",
     "log.every": "[1, inf)", "log.block_stats_steps": "[0, inf)",
 }
 # Keys of config.vision that one family has and the other not: fields of its spec, a test compares them.
@@ -214,9 +215,26 @@ def _check_evaluation(evaluation: ConfigDict) -> None:
         _require("{}" in template, "eval.templates", "{} where the class name goes", template, "add it")
     _require(bool(evaluation.templates) or not evaluation.class_field, "eval.templates",
              "at least one where class_field is set", evaluation.templates, "for example ('{}',)")
+    names = [*set_names, *_task_names(evaluation.tasks)]
+    _require(len(set(names)) == len(names), "eval.tasks", "each name once, and none of eval.sets", names, "rename one")
     best = evaluation.best_metric
-    _require(not best or any(best.startswith(f"val/{name}/") for name in set_names), "eval.best_metric",
-             f"val/SET/metric with SET one of {set_names}", best, "change it or leave it ''")
+    _require(not best or any(best.startswith(f"val/{name}/") for name in names), "eval.best_metric",
+             f"val/NAME/metric with NAME one of {names}", best, "change it or leave it ''")
+
+
+def _task_names(tasks: tuple[str, ...]) -> list[str]:
+    """The names that benchmarks have in metrics."""
+    if not tasks:
+        return []
+    from lit_tune.evals import catalog  # only here: it comes with numpy, which --help does not wait for
+
+    found = []
+    for entry in tasks:
+        name, equals, data = entry.partition("=")
+        own = bool(equals) and re.fullmatch(r"[\w-]+", name) is not None and bool(data)
+        _require(own or not equals, "eval.tasks", "a benchmark or name=data", entry, "for example mine=DIR")
+        found += [name] if own else [task.name for task in catalog.expand(name)]
+    return found
 
 
 def _check_files(config: ConfigDict) -> None:

@@ -8,14 +8,17 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 
-from lit_tune import errors
+from lit_tune import cli, errors
 from lit_tune.phases import Phases
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
@@ -239,6 +242,23 @@ def _get(key: str, timeout: float) -> str:
         return _client().blocking_key_value_get(key, int(timeout * 1000))
     except RuntimeError as error:
         raise errors.HangError(f"no answer from another process within {timeout:.0f} s ({key})") from error
+
+
+@contextmanager
+def leaving_together() -> Iterator[None]:
+    """An error inside ends this process at once where there are several.
+
+    The others wait for it in a collective; an orderly exit would wait for them in turn.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if num_processes() == 1:
+            raise
+        code = cli.report(error) if isinstance(error, errors.LitTuneError) else 1
+        traceback.print_exc() if code == 1 else None
+        sys.stderr.flush()
+        os._exit(code)
 
 
 class StopAgreement:

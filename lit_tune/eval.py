@@ -1,4 +1,4 @@
-"""`lit-tune eval`: the evaluation sets of a run on one of its checkpoints, or sets of your own on an export."""
+"""`lit-tune eval`: a run's checkpoint or an exported model on benchmarks and sets; systems side by side."""
 
 from lit_tune import cli
 
@@ -12,57 +12,184 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from lit_tune import config as config_lib, console, errors, evals, evaluation, rundir, sharding, tower
+from lit_tune import (
+    config as config_lib,
+    console,
+    distributed,
+    errors,
+    evals,
+    rundir,
+    sharding,
+    tower,
+)
 from lit_tune.data.sources import Source, open_source
+from lit_tune.evaldata import names as texts
+from lit_tune.evals import compare
+from lit_tune.evals.results import FILE, Result
+from lit_tune.evaluation import others, pages, preparing, sets, systems, tasks, training
 from lit_tune.flags import EvalFlags
+from lit_tune.report import comparison
+
+PROBES = ("knn", "linear")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the scores of a checkpoint or an export beside their floors; returns the exit code."""
-    flags = config_lib.parse(argv, "eval")
-    if (flags.workdir is None) == (flags.model is None):
-        raise errors.ConfigError(errors.explain(
-            "eval", expected="--workdir=DIR or --model=DIR", found="both" if flags.workdir else "neither",
-            do="name a run or an export"))
+    """Prints the scores of a checkpoint or a model beside their floors, or a comparison; returns the exit code."""
+    flags: EvalFlags = config_lib.parse(argv, "eval")
+    if flags.compare:
+        return compare_systems(flags)
+    _check(flags)
     console.quiet_dependencies()
-    metrics = evaluate_run(flags) if flags.workdir else evaluate_export(flags)
+    distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id)
+    with distributed.leaving_together():
+        metrics = evaluate_run(flags) if flags.workdir else evaluate_model(flags)
     console.say(evals.table(metrics))
     return 0
 
 
+def compare_systems(flags: EvalFlags) -> int:
+    """Print systems side by side; with --html the page too."""
+    if len(flags.args) < 1 or flags.workdir or flags.model:
+        raise errors.ConfigError(errors.explain(
+            "--compare", expected="systems after it and no --workdir or --model", found=f"{len(flags.args)} systems",
+            do="write lit-tune eval --compare A B published:NAME"))
+    found = compare.compare(compare.read_systems(flags.args))
+    console.say(compare.table(found))
+    if flags.html:
+        path = Path(flags.html).expanduser()
+        try:
+            comparison.write_comparison(path, found)
+        except OSError as error:
+            raise errors.ConfigError(errors.explain(f"--html {path}", expected="room to write", found=error.strerror,
+                                                    do="name another file")) from error
+        console.say(f"page: {path}")
+    return 0
+
+
 def evaluate_run(flags: EvalFlags) -> dict[str, float]:
-    """Metrics of a checkpoint of a run, written to its eval/N.json and report page too."""
+    """Metrics of a checkpoint of a run; kept in its eval/ folder."""
     workdir = Path(flags.workdir)
     page = workdir / "config.json"
     if not page.is_file():
         raise errors.ConfigError(errors.explain("--workdir", expected="a run's folder with config.json",
                                                 found=str(workdir), do="name the folder that train wrote"))
     own = config_lib.from_json(page.read_text())
-    config = _with_tasks(own, flags)
+    config, named, foreign = _chosen(own, flags)
     state, meta = tower.read_state(workdir, flags.step)
-    encoder = tower.text_of_run(config, meta)
-    prepared = evaluation.prepare(config, encoder.encode, _training_pairs(config))
+    encoder, step = tower.text_of_run(config, meta), meta["step"]
     mesh = sharding.make_mesh(config_lib.load("finetune").mesh)  # whatever devices are here, not those of the run
-    params = jax.device_put(evaluation.weights_to_evaluate(state), sharding.replicated(mesh))
-    metrics, vectors = evaluation.evaluate(prepared, evaluation.make_embedder(config, mesh), params,
-                                           rows=evaluation.batch_rows(config, mesh))
-    step = meta["step"]
-    # a part of the sets, or other prompts, is no evaluation of the run: its files stay as they are
-    if not (flags.tasks or flags.class_field or flags.templates):
-        rundir.write_eval(workdir, step, metrics)
-        evaluation.write_report(workdir, config, prepared, metrics, vectors, step)
+    train = _training_pairs(config) if config.eval.sets else None
+    evaluations = training.prepare(config, mesh, encoder, train, named, _asked(config, flags))
+    params = jax.device_put(sets.weights_to_evaluate(state), sharding.replicated(mesh))
+    folder = Path(flags.out).expanduser() if flags.out else pages.folder_of(workdir, step)
+    metrics, results, shown = training.evaluate(evaluations, config, params, workdir, step, options=_options(flags),
+                                                folder=folder, restart=flags.restart)
+    if foreign:
+        model = tower.of_state(workdir, state, meta)
+        metrics |= pages.metrics_of(others.run_mteb(model, foreign, folder, workdir.name, flags.prompt))
+    if distributed.process_index() == 0:
+        # a part of the sets, or other prompts for them, is no evaluation of the run: its figures stay as they are
+        whole = not (flags.tasks or flags.class_field or flags.templates)
+        _keep(workdir, step, metrics if whole else pages.metrics_of(results), results)
+        if whole or results:
+            pages.write_run_page(workdir, config, rundir.read_eval(workdir, step), shown, step)
     console.say(f"step {step:,} of {workdir}")
+    _say_where(folder, results)
     return metrics
 
 
-def evaluate_export(flags: EvalFlags) -> dict[str, float]:
-    """Metrics of an exported tower on the sets given as --tasks=NAME=DATA."""
-    model = tower.load(flags.model)
-    config = config_lib.load("finetune").copy_and_resolve_references()
-    config = _with_tasks(config, flags)
-    prepared = evaluation.prepare(config, model.embed_texts, None, model.vision.pixels)
-    return evaluation.evaluate(prepared, lambda _, images: model.vision.embed_pixels(images), {},
-                               rows=config.eval.batch)[0]
+def evaluate_model(flags: EvalFlags) -> dict[str, float]:
+    """Metrics of an import or export; kept in its results folder."""
+    folder = Path(flags.out).expanduser() if flags.out else Path(flags.model).expanduser() / "eval"
+    model, name = tower.load(flags.model), systems.name_of(flags.model)
+    config, named, foreign = _chosen(config_lib.load("finetune").copy_and_resolve_references(), flags)
+    found = preparing.prepare(named, _asked(config, flags))
+    metrics: dict[str, float] = {}
+    results: list[Result] = []
+    if found:
+        system = systems.of_model(model, sharding.make_mesh(config.mesh), config.eval.batch, name)
+        results = tasks.run(found, system, _options(flags), folder, restart=flags.restart)
+        metrics |= pages.metrics_of(results)
+        if distributed.process_index() == 0:
+            pages.write_model_page(folder, name, system.settings)
+    if foreign:
+        results += (more := others.run_mteb(model, foreign, folder, name, flags.prompt))
+        metrics |= pages.metrics_of(more)
+    _say_where(folder, results)
+    return metrics
+
+
+def _check(flags: EvalFlags) -> None:
+    """Refuse a command line that says too little or too much."""
+    if (flags.workdir is None) == (flags.model is None):
+        raise errors.ConfigError(errors.explain(
+            "eval", expected="--workdir=DIR or --model=DIR", found="both" if flags.workdir else "neither",
+            do="name a run or an export"))
+    if flags.args:
+        raise errors.ConfigError(errors.explain("eval", expected="flags only", found=repr(flags.args[0]),
+                                                do="write --compare before systems to compare"))
+    wrong = [probe for probe in flags.probes if probe not in PROBES]
+    if wrong:
+        raise errors.ConfigError(errors.explain("--probes", expected=" or ".join(PROBES), found=repr(wrong[0]),
+                                                do="choose among them"))
+
+
+def _chosen(own: ConfigDict, flags: EvalFlags) -> tuple[ConfigDict, tuple[str, ...], tuple[str, ...]]:
+    """(config with the sets that are asked for, the tasks, MTEB's tasks) of --tasks; a run's own where it is absent."""
+    entries = {entry.partition("=")[0]: entry for entry in own.eval.sets}
+    typed = flags.tasks or (*entries.values(), *own.eval.tasks)
+    if not typed:
+        raise errors.ConfigError(errors.explain(
+            "--tasks", expected="imagenet, ... or NAME=shards or folder", found="none",
+            do="an export has no sets of its own: name one"))
+    known = tuple(entries[name] for name in typed if name in entries) if flags.tasks else tuple(entries.values())
+    foreign = tuple(name for name in typed if name.startswith("mteb:"))
+    config = own.copy_and_resolve_references()
+    with config.unlocked():
+        config.eval.sets = known
+        config.eval.batch = flags.batch or config.eval.batch
+        config.eval.class_field = flags.class_field or config.eval.class_field
+        if flags.templates:
+            config.eval.templates = texts.read_templates(Path(flags.templates).expanduser())
+    rest = tuple(name for name in typed if name not in (*entries, *entries.values(), *foreign))
+    return config, rest, foreign
+
+
+def _asked(config: ConfigDict, flags: EvalFlags) -> preparing.Asked:
+    """Where the tasks' data is and how it is read."""
+    root = flags.data_root or config.eval.data_root
+    files = {name: Path(text).expanduser() if text else None
+             for name, text in (("classnames", flags.classnames), ("templates", flags.templates))}
+    return preparing.Asked(Path(root).expanduser() if root else None, config.data, **files,
+                           class_field=flags.class_field or "", caption_field=config.eval.caption_field,
+                           probes=bool(flags.probes))  # fmt: skip
+
+
+def _options(flags: EvalFlags) -> tasks.Options:
+    """How the tasks are asked."""
+    prompts = {name: {"none": "", "own": None}.get(name, name if name.endswith((" ", ":")) else f"{name}: ")
+               for name in flags.prompts}
+    return tasks.Options(flags.prompt, prompts, flags.dims, flags.probes, flags.clean)
+
+
+def _keep(workdir: Path, step: int, metrics: dict[str, float], results: Sequence[Result]) -> None:
+    """Add to a run's eval/N.json what was evaluated; figures of other sets stay."""
+    page = rundir.read_eval_page(workdir, step)
+    page.pop("step", None)
+    settings = {**page.pop("settings", {}), **pages.settings_by_task(results)["settings"]} if results else None
+    again = {f"val/{result.task}" for result in results}
+    kept = {name: value for name, value in page.items() if "/".join(name.split("/")[:2]).partition("[")[0] not in again}
+    if metrics or settings:
+        rundir.write_eval(workdir, step, kept | metrics | ({"settings": settings} if settings else {}))
+
+
+def _say_where(folder: Path, results: Sequence[Result]) -> None:
+    """Where the results are, and where the time went."""
+    if results:
+        spent = {name: sum(result.seconds.get(name, 0.0) for result in results) for name in
+                 ("pictures", "texts", "scoring")}
+        parts = ", ".join(f"{name} {seconds:,.1f} s" for name, seconds in spent.items())
+        console.say(f"results in {folder / FILE} ({parts})")
 
 
 def _training_pairs(config: ConfigDict) -> Source | None:
@@ -72,50 +199,6 @@ def _training_pairs(config: ConfigDict) -> Source | None:
     except errors.LitTuneError as error:
         console.say(f"no pixel floor: {error}")
         return None
-
-
-def _prompts(file: str) -> tuple[str, ...]:
-    """The lines of a file of prompts; {c}, as clip_benchmark writes the class, is {} here.
-
-    Raises:
-        ConfigError: no such file, or a line without a place for the class.
-    """
-    try:
-        lines = [line.strip().replace("{c}", "{}") for line in Path(file).expanduser().read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        expected = "a text file with a prompt on each line"
-        raise errors.ConfigError(errors.explain(f"--templates {file}", expected=expected, found=error,
-                                                do="check the path")) from error
-    prompts = tuple(line for line in lines if line)
-    wrong = [line for line in prompts if "{}" not in line]
-    if wrong or not prompts:
-        raise errors.ConfigError(errors.explain(f"--templates {file}", expected="{} where the class name goes",
-                                                found=repr(wrong[0]) if wrong else "no line", do="add it"))
-    return prompts
-
-
-def _with_tasks(config: ConfigDict, flags: EvalFlags) -> ConfigDict:
-    """The config with the sets that --tasks names (of its own, or NAME=DATA below --data_root), classes and prompts."""
-    own = {entry.partition("=")[0]: entry for entry in config.eval.sets}
-    chosen = []
-    for task in flags.tasks or tuple(own.values()):
-        name, equals, spec = task.partition("=")
-        if not equals and name not in own:
-            raise errors.ConfigError(errors.explain(
-                "--tasks", expected=f"{', '.join(own) or 'NAME=DATA'}", found=repr(task),
-                do="choose among them, or write NAME=shards or folder"))
-        spec = spec or own[name].partition("=")[2]
-        rooted = flags.data_root and not spec.startswith("emoji:") and not Path(spec).is_absolute()
-        chosen.append(f"{name}={Path(flags.data_root) / spec if rooted else spec}")
-    if not chosen:
-        raise errors.ConfigError(errors.explain("--tasks", expected="NAME=shards or folder", found="none",
-                                                do="an export has no sets of its own: name one"))
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.eval.sets = tuple(chosen)
-        config.eval.class_field = flags.class_field or config.eval.class_field
-        config.eval.templates = _prompts(flags.templates) if flags.templates else config.eval.templates
-    return config
 
 
 if __name__ == "__main__":

@@ -31,6 +31,11 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def wholes(text: str) -> tuple[int, ...]:
+    """A comma-separated list of whole numbers of at least 1."""
+    return tuple(positive(word) for word in words(text))
+
+
 def step_range(text: str) -> tuple[int, int]:
     """(A, B) of "A:B", a half-open range of steps with 0 <= A < B."""
     start, stop = (whole(part) for part in text.split(":"))
@@ -93,15 +98,33 @@ class TrainFlags:
 
 @dataclasses.dataclass(frozen=True)
 class EvalFlags:
-    """Evaluate a saved step of a run, or an exported tower."""
+    """Evaluate a saved step of a run or an exported tower; or compare systems that were evaluated."""
 
     workdir: str | None = flag("the run's folder; its own config is used", form="DIR")
     step: int | None = flag("which checkpoint; the newest if absent", read=whole, form="N")
-    model: str | None = flag("an exported folder, instead of --workdir", form="DIR")
-    tasks: tuple[str, ...] = flag("names of evaluation sets; all of them if absent", (), read=words, form="A,B")
-    data_root: str | None = flag("folder that relative set paths start from", form="DIR")
+    model: str | None = flag("an import or export, instead of --workdir", form="DIR")
+    tasks: tuple[str, ...] = flag(
+        "imagenet, flickr30k, coco, datacomp38, mteb:TASK..., NAME=DATA, or sets of the run; the run's own if absent",
+        (), read=words, form="A,B")
+    data_root: str | None = flag("folder that the tasks' data and relative paths start from", form="DIR")
+    out: str | None = flag("results folder; WORKDIR/eval/N or MODEL/eval if absent", form="DIR")
+    prompt: str | None = flag("put before every text; the tower's own prefix if absent", form="TEXT")
+    prompts: tuple[str, ...] = flag("report these prompts too: none, own, search_query, TEXT", (), read=words,
+                                    form="A,B")
+    dims: tuple[int, ...] = flag("report the first so many numbers of the vectors too", (), read=wholes, form="N,N")
+    probes: tuple[str, ...] = flag("train on frozen vectors too: knn, linear", (), read=words, form="A,B")
+    clean: bool = flag("mend broken Unicode, HTML entities and white space of texts first", True)
     class_field: str | None = flag("field of the .json members that names the class: scores zero-shot too", form="NAME")
+    classnames: str | None = flag("class names, one on each line, instead of the data's own", form="FILE")
     templates: str | None = flag("prompts of the classes, one on each line, {} for the name", form="FILE")
+    batch: int | None = flag("pictures embedded at a time and device", read=positive, form="N")
+    restart: bool = flag("do again what the results folder already holds", False)
+    compare: bool = flag("put systems side by side: runs, models, results folders, published:NAME", False)
+    html: str | None = flag("write the comparison as a page too", form="FILE")
+    coordinator: str = flag("address of process 0, for several processes on one machine", "", form="HOST:PORT")
+    num_processes: int = flag("how many processes there are", 0, read=whole, form="N")
+    process_id: int = flag("which of them this is, from 0", -1, read=whole, form="N")
+    args: tuple[str, ...] = flag("with --compare: what to compare", (), form="SYSTEM SYSTEM ...")
 
 
 @dataclasses.dataclass(frozen=True)

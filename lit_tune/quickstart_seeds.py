@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_tune import cli, config as config_lib, errors, evaluation, tower
+from lit_tune import cli, config as config_lib, errors, rundir, tower
 from lit_tune.evals.intervals import seeds_interval
 from lit_tune.evals.retrieval import find
+from lit_tune.evaluation import sets
 
 KS = (1, 5, 10)
 
@@ -50,14 +51,14 @@ def train(config: str, seed: int, workdir: Path) -> Path:
 
 def last_line(run: Path) -> dict[str, float]:
     """The last training line of a run's metrics.jsonl."""
-    return [line for line in evaluation.read_metrics(run) if line["kind"] == "train"][-1]
+    return [line for line in rundir.read_metrics(run) if line["kind"] == "train"][-1]
 
 
 def table(runs: Sequence[Path]) -> list[str]:
     """A line for each set and K: mean of seeds and directions, interval, floors."""
     config = config_lib.from_json((runs[0] / "config.json").read_text())
     _, meta = tower.read_state(runs[0])
-    prepared = evaluation.prepare(config, tower.text_of_run(config, meta).encode, None)
+    prepared = sets.prepare(config, tower.text_of_run(config, meta).encode, None)
     scores = json.loads((runs[0] / "final.json").read_text())["eval"]
     lines = []
     for one in prepared:
@@ -70,10 +71,10 @@ def table(runs: Sequence[Path]) -> list[str]:
     return lines
 
 
-def answers_of(run: Path, prepared: evaluation.Prepared) -> np.ndarray:
+def answers_of(run: Path, prepared: sets.Prepared) -> np.ndarray:
     """(KS, n) share of the two directions in which each picture of a set is a hit; every picture has one caption."""
     model = tower.load(run)
-    pixels = list(evaluation.pictures(prepared.source, prepared.rows, prepared.picture))
+    pixels = list(sets.pictures(prepared.source, prepared.rows, prepared.picture))
     s = prepared.eval_set
     to_image, to_text = find(model.vision.embed_pixels(np.stack(pixels)), s.ztxt, s.owner, s.caption_group)
     return np.stack([(to_image.hits(k).astype(float) + to_text.hits(k)) / 2 for k in KS])

@@ -155,6 +155,22 @@ def write_eval(workdir: Any, step: int, evals: Mapping[str, Any]) -> None:
     write_atomically(workdir / "eval" / f"{step}.json", content)
 
 
+def read_metrics(workdir: Any) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, a half-written last one left out; [] before the first."""
+    return read_lines(workdir / "metrics.jsonl")
+
+
+def read_eval(workdir: Any, step: int) -> dict[str, float]:
+    """The metrics in eval/N.json; {} where nothing was evaluated."""
+    return {name: value for name, value in read_eval_page(workdir, step).items() if name.startswith("val/")}
+
+
+def read_eval_page(workdir: Any, step: int) -> dict[str, Any]:
+    """All of eval/N.json, settings included; {} where there is none."""
+    file = workdir / "eval" / f"{step}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
 def differences(recorded: Any, wanted: Any, prefix: str = "") -> dict[str, str]:
     """{"optim.lr": "0.001 recorded, 0.002 given"} for every key that differs between two nested dicts."""
     if not (isinstance(recorded, dict) and isinstance(wanted, dict)):

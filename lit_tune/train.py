@@ -3,7 +3,7 @@
     lit-tune train --config=quickstart --workdir=runs/quickstart
 
 `train` sets the run up (data, frozen text, step, state), `loop` trains it, `finish` writes the end. The same command
-goes on where a run stopped. What is computed in a step is in step.py, what is measured in evaluation.py.
+goes on where a run stopped. What is computed in a step is in step.py, what is measured in evaluation/training.py.
 """
 
 from lit_tune import cli
@@ -11,10 +11,8 @@ from lit_tune import cli
 if __name__ == "__main__":
     cli.answer_help("train")  # before jax is imported
 
-import os
 import sys
 import time
-import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +26,6 @@ from lit_tune import (
     console,
     description,
     distributed,
-    errors,
-    evaluation,
     losses,
     sharding,
     tree,
@@ -39,10 +35,13 @@ from lit_tune import (
 from lit_tune.checkpoint import Checkpointer
 from lit_tune.data.loader import Batches
 from lit_tune.data.sources import open_source
+from lit_tune.evaluation import pages, training as evaluation
+from lit_tune.evaluation.embedding import Stopped
+from lit_tune.evaluation.sets import weights_to_evaluate
 from lit_tune.flags import TrainFlags
 from lit_tune.metrics import MetricWriter, Throughput, peak_flops
 from lit_tune.phases import Phases
-from lit_tune.rundir import RunDir
+from lit_tune.rundir import RunDir, read_eval, read_metrics
 from lit_tune.step import Built, build_step
 from lit_tune.text.provider import Text, open_text
 
@@ -51,17 +50,8 @@ def main(argv: list[str]) -> int:
     """Runs `lit-tune train`; returns the exit code."""
     flags = config_lib.parse(argv, "train")
     config_lib.check(flags.config)  # everything that can be refused is refused before a file is opened
-    with Phases(preempted_exit_code=flags.preempted_exit_code) as phases:
-        try:
-            return train(flags, phases)
-        except BaseException as error:
-            if distributed.num_processes() == 1:
-                raise
-            # The other hosts wait for this one in a collective; an orderly exit would wait for them in turn.
-            code = cli.report(error) if isinstance(error, errors.LitTuneError) else 1
-            traceback.print_exc() if code == 1 else None
-            sys.stderr.flush()
-            os._exit(code)
+    with Phases(preempted_exit_code=flags.preempted_exit_code) as phases, distributed.leaving_together():
+        return train(flags, phases)
 
 
 @dataclass
@@ -77,8 +67,7 @@ class Run:
     built: Built
     batches: Batches
     text: Text
-    sets: list[evaluation.Prepared]
-    embed: evaluation.EmbedImages
+    evaluations: evaluation.Evaluations
     meta: dict[str, Any]  # goes into every checkpoint
     state: dict[str, Any]
     step: int  # steps trained so far
@@ -116,7 +105,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
 
         # The frozen text tower: its vectors for every caption, computed once, or its weights for the step.
         text = open_text(config, source)
-        sets = evaluation.prepare(config, text.encoder.encode, source)
+        evaluations = evaluation.prepare(config, mesh, text.encoder, source)
         nan_at = flags.debug_fault[1] if flags.debug_fault else -1  # nan is the only kind; it takes all processes
         built = build_step(config, mesh, skip_batches=flags.skip_batches or (0, 0), nan_at=nan_at)
         meta = {"config": config_lib.resolved(config), "config_hash": directory.config_hash, "data": facts,
@@ -136,10 +125,9 @@ def train(flags: TrainFlags, phases: Phases) -> int:
             step = phases.saved_step
             directory.resume_at(step)
             batches = Batches(source, text.rows, config, mesh, start_step=step)
-            growth = watch.Growth(evaluation.read_metrics(directory.path)) if config.vision.init_from else None
-            run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, sets,
-                      evaluation.make_embedder(config, mesh), meta, state, step, growth, logged=step,
-                      skipped=float(jax.device_get(state["skipped"])))
+            growth = watch.Growth(read_metrics(directory.path)) if config.vision.init_from else None
+            run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, evaluations, meta,
+                      state, step, growth, logged=step, skipped=float(jax.device_get(state["skipped"])))
             console.print_facts(config, built, source, text.facts, resumed_at=step)
             with batches:
                 return loop(run)
@@ -153,7 +141,7 @@ def loop(run: Run) -> int:
     clock = Throughput(config.global_batch, len(devices), watch.flops_per_pair(config),
                        peak_flops(devices[0].device_kind))
     evaluated = set(distributed.on_process_0("evaluated", lambda: [
-        line["step"] for line in evaluation.read_metrics(run.directory.path) if line["kind"] == "val"]))
+        line["step"] for line in read_metrics(run.directory.path) if line["kind"] == "val"]))
     with (MetricWriter(run.directory.path, total_steps=total, process_index=jax.process_index()) as writer,
           distributed.StopAgreement(phases) as stop):
         compiling = True
@@ -161,10 +149,11 @@ def loop(run: Run) -> int:
             step, scores = run.step, {}  # a checkpoint carries the scores of its own step or none
             # Evaluate, then save: a checkpoint of a step never stands without that step's evaluation, and a run that
             # was stopped in between does it now.
-            if step > 0 and _due(step, config.eval.every, total) and step not in evaluated:
+            due = _due(step, config.eval.every, total), _due(step, config.eval.tasks_every, total)
+            if step > 0 and any(due) and step not in evaluated:
                 try:
-                    scores = evaluate(run, writer)
-                except evaluation.Stopped:
+                    scores = evaluate(run, writer, *due)
+                except Stopped:
                     save(run, {}, wait=True)
                     return phases.preempted()
             if _due(step, config.checkpoint.every, total) and step > phases.saved_step:
@@ -218,20 +207,19 @@ def log(run: Run, writer: MetricWriter, clock: Throughput, batch: dict, metrics:
 _embedding_metrics = jax.jit(losses.embedding_metrics)
 
 
-def evaluate(run: Run, writer: MetricWriter) -> dict[str, float]:
-    """Score the current weights on every set; one line of metrics.jsonl, eval/N.json, the report page."""
-    step = run.step
+def evaluate(run: Run, writer: MetricWriter, with_sets: bool, with_tasks: bool) -> dict[str, float]:
+    """Score the current weights on what is due; one line of metrics.jsonl, eval/N.json, the report page."""
+    step, config, workdir = run.step, run.config, run.directory.path
     with run.phases.enter("eval"):
         # With several hosts one must not leave while the others wait in a collective: they stop after the evaluation.
         alone = distributed.num_processes() == 1
-        metrics, vectors = evaluation.evaluate(
-            run.sets, run.embed, evaluation.weights_to_evaluate(run.state),
-            rows=evaluation.batch_rows(run.config, run.mesh),
-            should_stop=lambda: alone and run.phases.stop_requested())
+        metrics, results, shown = evaluation.evaluate(
+            run.evaluations, config, weights_to_evaluate(run.state), workdir, step, with_sets=with_sets,
+            with_tasks=with_tasks, should_stop=lambda: alone and run.phases.stop_requested())
         writer.write(step, "val", metrics)
-        run.directory.write_eval(step, metrics)
-        if jax.process_index() == 0 and run.sets:
-            evaluation.write_report(run.directory.path, run.config, run.sets, metrics, vectors, step)
+        run.directory.write_eval(step, metrics | pages.settings_by_task(results))
+        if jax.process_index() == 0 and run.evaluations:
+            pages.write_run_page(workdir, config, metrics, shown, step)
     return metrics
 
 
@@ -250,10 +238,10 @@ def finish(run: Run, scores: dict[str, float]) -> int:
     with run.phases.enter("save"):
         gather = jax.jit(lambda params: params, out_shardings=sharding.replicated(run.mesh))
         params = jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), gather(run.state["params"]))
-        scores = scores or evaluation.read_eval(run.directory.path, run.step)
+        scores = scores or read_eval(run.directory.path, run.step)
         run.directory.write_final(run.step, tree.digest(params), scores)
     if jax.process_index() == 0:
-        console.print_end(run.flags.workdir, scores, bool(run.sets))
+        console.print_end(run.flags.workdir, scores, bool(run.evaluations))
     return 0
 
 

@@ -14,9 +14,11 @@ from safetensors.numpy import save_file
 from small_models import picture, small_config, text_encoder, write_text_tower, write_tokenizer
 
 import lit_tune
-from lit_tune import cli, config as config_lib, evaluation
+from lit_tune import cli, config as config_lib
 from lit_tune.convert import keymap_vision, mapping, peer_files, peer_text, peer_vision, weights as weight_files
 from lit_tune.errors import ConfigError
+from lit_tune.evaluation import sets
+from lit_tune.evaluation.embedding import EncoderEmbedder
 from lit_tune.models.two_towers import tower_of
 
 NOMIC, TEXTS = "b_nomic_vision", "c_text_towers"
@@ -296,8 +298,8 @@ def test_an_imported_pair_of_towers_is_scored_with_prompts_of_one_s_own(
     with config.unlocked():
         config.eval.sets, config.eval.class_field = (f"four={data}",), "label"
         config.eval.templates = ("a big {}.", "a {} on the mat")
-    prepared = evaluation.prepare(config, model.embed_texts, None, model.vision.pixels)
-    metrics, _ = evaluation.evaluate(prepared, lambda _, images: model.vision.embed_pixels(images), {}, rows=4)
+    prepared = sets.prepare(config, model.embed_texts, None, model.vision.pixels)
+    metrics, _ = sets.evaluate(prepared, EncoderEmbedder(model.vision), {})
     expected = np.mean(scores.argmax(axis=1) == np.arange(4))
     assert metrics["val/four/zeroshot/top1"] == pytest.approx(expected)
     (tmp_path / "prompts.txt").write_text("a photo\n")

@@ -34,7 +34,7 @@ class Result:
             there is none.
         settings: all that decides the figures, JSON values; `SAME` among them.
         variants: the same metrics under another setting, by what differs: "prompt none", "dim 256".
-        seconds: where the time went: pictures, texts, scoring.
+        seconds: where the time went: pictures (of which waiting: for pictures to be decoded), texts, scoring.
         system: whose figures these are: name, vision_sha256, text_sha256, step of a run.
     """
 
@@ -83,19 +83,30 @@ def val_metrics(result: Result) -> dict[str, float]:
     """The figures under the names of metrics.jsonl and eval/N.json: `val/<task>/zeroshot/top1`, ..."""
     flat: dict[str, float] = {}
     for name, value in result.metrics.items():
-        if value is not None and name != "main_metric":
+        if value is not None and name != "main_metric":  # the main one stands there under its own name
             flat[f"val/{result.task}/{_ours(name)}"] = value
+    for count in ("samples", "captions"):
+        if result.settings.get(count):
+            flat[f"val/{result.task}/{'images' if count == 'samples' else count}"] = float(result.settings[count])
     for variant, metrics in result.variants.items():
-        flat |= {f"val/{result.task}/{_ours(name)} [{variant}]": value for name, value in metrics.items()}
+        flat |= {f"val/{result.task}[{variant}]/{_ours(name)}": value for name, value in metrics.items()}
     return flat
+
+
+def outside_name(name: str) -> str:
+    """A metric's name in `Result.metrics` for one of our files': "acc1_low" for "zeroshot/top1_low"."""
+    for outside, ours in OURS.items():
+        if name == ours or name.startswith(ours + "_"):
+            return outside + name.removeprefix(ours)
+    return name
 
 
 def _ours(name: str) -> str:
     """An outside metric's name in our files, its companion's suffix kept."""
-    for suffix in ("_chance", "_low", "_high"):
-        if name.endswith(suffix):
-            return _ours(name.removesuffix(suffix)) + suffix
-    return OURS[name] if name in OURS else name
+    for outside, ours in OURS.items():
+        if name == outside or name.startswith(outside + "_"):
+            return ours + name.removeprefix(outside)
+    return name
 
 
 def differing(results: Iterable[Result]) -> dict[str, list[Any]]:

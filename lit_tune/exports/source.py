@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lit_tune import evaluation, tower
+from lit_tune import rundir, tower
 from lit_tune.errors import ConfigError, explain
 from lit_tune.exports.parts import Source
 
@@ -55,7 +55,7 @@ def of_folder(folder: Path, name: str = "") -> Source:
 
 def _scores(workdir: Path, step: int) -> tuple[dict[str, float], str]:
     """(scores of a step, the file they are from); ({}, "") where it was not evaluated."""
-    scores = evaluation.read_eval(workdir, step)
+    scores = rundir.read_eval(workdir, step)
     if scores:
         return scores, f"eval/{step}.json"
     final = workdir / "final.json"

@@ -1,41 +1,27 @@
-"""Evaluation of a run's weights on its sets: decode, embed on all devices, score, write the page."""
+"""The evaluation sets of a run (`config.eval.sets`): pairs with floors beside their scores, and the report page."""
 
 import contextlib
-import json
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from lit_tune import errors, evals, sharding, tree
+from lit_tune import errors, evals, tree
 from lit_tune.data import transforms
 from lit_tune.data.sources import BadSample, Source, open_source
 from lit_tune.evals import floors
-from lit_tune.models import two_towers
-from lit_tune.report import page
-from lit_tune.report.examples import choose
+from lit_tune.evaluation.embedding import Embedder, Stopped, decoded
+from lit_tune.report.examples import Examples, choose
 from lit_tune.tower import averaged
 
 EmbedText = Callable[[list[str]], np.ndarray]  # texts -> (n, d) unit rows
 Picture = Callable[[bytes], np.ndarray]  # an encoded picture -> uint8 (h, w, 3) as the tower sees it
-EmbedImages = Callable[[tree.Tree, np.ndarray], np.ndarray]  # params, uint8 (n, h, w, 3) -> (n, d) unit rows
 FLOOR_PICTURES = 20_000  # training pictures at most that the pixel floor looks at, the first of the index
 NEIGHBOURS = 20  # of them whose captions it averages, where the test's things were never drawn for training
 MOST_CAPTIONS = 5_000  # distinct ones of a set up to which its pixel floor ranks all of them (a table of that width)
 SHOWN = 8  # queries on the page
-
-
-class Stopped(Exception):
-    """The run was asked to stop in the middle of an evaluation; nothing of it was written."""
 
 
 @dataclass(frozen=True)
@@ -48,52 +34,24 @@ class Prepared:
     eval_set: evals.EvalSet
     floors: dict[str, float]
 
-
-def batch_rows(config: ConfigDict, mesh: Mesh) -> int:
-    """Pictures that all devices together embed at a time."""
-    return config.eval.batch * mesh.size
-
-
-def make_embedder(config: ConfigDict, mesh: Mesh) -> EmbedImages:
-    """A function from pictures to unit vectors that runs on all devices of all hosts.
-
-    Pictures are padded to one batch shape, so there is one compile and the padding is cut off again: sets of any size
-    are embedded exactly. Every process passes the same pictures and gets all vectors.
-    """
-    tower = two_towers.vision_tower(config)
-    rows = batch_rows(config, mesh)
-    batch_sharding, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-
-    @jax.jit
-    def embed_batch(params: tree.Tree, image: jax.Array) -> jax.Array:
-        zimg = two_towers.embed_image(tower, params, image, config.data.mean, config.data.std,
-                                      dtype=jnp.dtype(config.dtype))
-        return jax.lax.with_sharding_constraint(zimg, replicated)
-
-    def embed(params: tree.Tree, images: np.ndarray) -> np.ndarray:
-        padded = np.zeros((rows, *images.shape[1:]), np.uint8)
-        padded[: len(images)] = images
-        placed = jax.make_array_from_callback(padded.shape, batch_sharding, lambda index: padded[index])
-        return np.asarray(embed_batch(params, placed).addressable_data(0))[: len(images)]
-
-    return embed
+    def pixels(self, i: int) -> np.ndarray:
+        """Picture `i` of the set as the tower sees it. Raises DataError."""
+        return _pixels(self.source, self.rows[i], self.picture)
 
 
 def pictures(source: Source, rows: tuple[int, ...], picture: Picture) -> Iterator[np.ndarray]:
     """The pictures of a source as the tower sees them at evaluation: uint8 (h, w, 3), in the order of `rows`."""
-    def one(row: int) -> np.ndarray | BadSample:
-        try:
-            return picture(source[row].image)
-        except BadSample as bad:
-            return bad
+    batches = decoded(range(0, len(rows), 256), len(rows), range(256), lambda i: _pixels(source, rows[i], picture))
+    for _, made in batches:
+        yield from (pixels for _, pixels in made)
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        iterator = iter(rows)
-        while chunk := list(islice(iterator, 256)):  # a bounded number of decoded pictures in memory
-            for row, made in zip(chunk, pool.map(one, chunk), strict=True):
-                if isinstance(made, BadSample):
-                    raise _unusable(source, row, made)
-                yield made
+
+def _pixels(source: Source, row: int, picture: Picture) -> np.ndarray:
+    """One picture of a source. Raises DataError."""
+    try:
+        return picture(source[row].image)
+    except BadSample as bad:
+        raise _unusable(source, row, bad) from bad
 
 
 def eval_picture(config: ConfigDict) -> Picture:
@@ -182,24 +140,22 @@ def _training_thumbnails(config: ConfigDict, embed_text: EmbedText, train: Sourc
     return _Known(np.concatenate(thumbs), embed_text(list(unique))[inverse], captions)
 
 
-def evaluate(prepared: list[Prepared], embed: EmbedImages, params: tree.Tree, *, rows: int,
+def evaluate(prepared: list[Prepared], embedder: Embedder, params: tree.Tree, *,
              should_stop: Callable[[], bool] = lambda: False) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """(metrics, picture vectors by set) of these weights on all sets.
 
-    Args:
-        rows: pictures decoded and embedded at a time, `batch_rows` of the mesh.
-
     Raises:
         Stopped: `should_stop` said so between two batches.
+        DataError: a picture cannot be decoded.
     """
     metrics: dict[str, float] = {}
     vectors: dict[str, np.ndarray] = {}
     for one in prepared:
-        stream, parts = pictures(one.source, one.rows, one.picture), []
-        while batch := list(islice(stream, rows)):
+        parts = []
+        for zimg in embedder.vectors(params, len(one.rows), one.pixels):
+            parts.append(zimg)
             if should_stop():
                 raise Stopped
-            parts.append(embed(params, np.stack(batch)))
         vectors[one.eval_set.name] = np.concatenate(parts)
         metrics |= evals.evaluate_set(one.eval_set, vectors[one.eval_set.name], one.floors)
     return metrics, vectors
@@ -210,34 +166,9 @@ def weights_to_evaluate(state: dict[str, Any]) -> tree.Tree:
     return averaged(state)["image"]
 
 
-def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, a half-written last one left out; [] before the first."""
-    file, lines = workdir / "metrics.jsonl", []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
-    return lines
-
-
-def read_eval(workdir: Path, step: int) -> dict[str, float]:
-    """The metrics in eval/N.json; {} where nothing was evaluated."""
-    file = workdir / "eval" / f"{step}.json"
-    metrics = json.loads(file.read_text()) if file.exists() else {}
-    return {name: value for name, value in metrics.items() if name.startswith("val/")}
-
-
-def write_report(workdir: Path, config: ConfigDict, prepared: list[Prepared], metrics: dict[str, float],
-                 vectors: dict[str, np.ndarray], step: int) -> None:
-    """Write eval/report.html of a run: facts, scores with their floors, curves, queries drawn by the run's seed."""
-    lines = [line for line in read_metrics(workdir) if line["step"] <= step]
-    examples = [choose(one.eval_set, vectors[one.eval_set.name], lambda i, one=one: one.source[one.rows[i]].image,
-                       config.seed, SHOWN) for one in prepared]
-    trained = [line for line in lines if line["kind"] == "train"]
-    facts = {"step": f"{step:,} of {config.total_steps:,}", "pairs seen": step * config.global_batch,
-             "image tower": f"{config.vision.image_size[0]} px, patch {config.vision.patch_size}, width "
-                            f"{config.vision.width}, depth {config.vision.depth}",
-             "text tower": f"{config.text.model}, frozen", "data": config.data.train,
-             "loss": f"{config.loss.name}, batch {config.global_batch:,}", "seed": config.seed}
-    if len(trained) > 1:
-        facts["time since the first line"] = f"{trained[-1]['time'] - trained[0]['time']:.0f} s"
-    page.write_report(workdir / "eval" / "report.html", f"lit_tune: {workdir.name}", facts, lines, metrics, examples)
+def examples_of(
+    prepared: list[Prepared], vectors: dict[str, np.ndarray], seed: int
+) -> list[Examples]:
+    """A few queries of each set with what they found, drawn by seed."""
+    return [choose(one.eval_set, vectors[one.eval_set.name], lambda i, one=one: one.source[one.rows[i]].image, seed,
+                   SHOWN) for one in prepared]
