@@ -28,6 +28,7 @@ REQUIRES = [
     "jaxtyping>=0.3.11",
     "filelock",
     "pyarrow",
+    "ftfy",  # evaluation cleans texts as the reference does
 ]
 
 TEST = ["pytest>=8.0", "beartype>=0.22"]

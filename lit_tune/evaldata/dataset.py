@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,7 @@ KINDS = (
 )
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """Encoded pictures by number, always the same ones; safe to read from several threads."""
 

@@ -25,7 +25,8 @@ from lit_tune.evaldata.pieces import Pieces, damaged, sha256, wrong
 
 PICTURES = ("webp", "png", "jpg", "jpeg")  # in clip_benchmark's order, should a sample hold two
 TYPES = ("classification", "multilabel", "retrieval")
-CLASSNAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
+CLASSNAMES, TEMPLATES, TYPE = "classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"
+SHARD = re.compile(r"0\.tar|[1-9]\d*\.tar")
 SKIPPED = re.compile(r"__[^/]*__(/|$)")  # webdataset passes over these names
 
 
@@ -45,14 +46,20 @@ class Sample:
 
 
 def is_wds(folder: Path) -> bool:
-    """Whether a folder looks like this layout: a split with its count or its first shard."""
-    return folder.is_dir() and bool(splits(folder))
+    """Whether a folder looks like this layout: a split with shards called as here, or one of the text files."""
+    return folder.is_dir() and (bool(splits(folder)) or any((folder / name).exists() for name in (TYPE, TEMPLATES)))
 
 
 def splits(folder: Path) -> list[str]:
     """The names of the splits in a folder, sorted."""
-    found = {path.parent.name for pattern in ("*/nshards.txt", "*/0.tar") for path in folder.glob(pattern)}
+    found = {path.parent.name for pattern in ("*/nshards.txt", "*/*.tar") for path in folder.glob(pattern)
+             if path.suffix != ".tar" or SHARD.fullmatch(path.name)}  # fmt: skip
     return sorted(found)
+
+
+def has_classes(folder: Path) -> bool:
+    """Whether a folder of this layout is about classes, and not captions. Raises ConfigError for an unknown type."""
+    return _type(folder) != "retrieval"
 
 
 def read(
@@ -106,7 +113,7 @@ def read(
 
 def _type(folder: Path) -> str:
     """What dataset_type.txt says; classification where there is none, as in clip_benchmark."""
-    file = folder / "dataset_type.txt"
+    file = folder / TYPE
     try:
         found = file.read_text("utf-8-sig").strip().lower()
     except FileNotFoundError:
@@ -134,7 +141,7 @@ def _shards(folder: Path, split: str) -> tuple[list[Path], list[str]]:
     if not tars:
         raise wrong(place, "shards 0.tar, 1.tar, ...", "no .tar file", "name another split or folder")
     announced = _announced(place / "nshards.txt")
-    numbers = [int(name[:-4]) for name in tars if name[:-4].isascii() and name[:-4].isdigit()]
+    numbers = [int(name[:-4]) for name in tars if SHARD.fullmatch(name)]
     count = max(numbers, default=-1) + 1 if announced is None else announced
     expected = f"{count} shards, 0.tar to {count - 1}.tar"
     missing = next((number for number in range(count) if f"{number}.tar" not in tars), None)
@@ -170,23 +177,20 @@ def _samples(shard: Path, split: str) -> Iterator[Sample]:
     where = f"{split}/{shard.name}"
     try:
         with open(shard, "rb") as file:
-            size = shard.stat().st_size
-            walk = Walk(SeekingReader(file), size)
+            walk = Walk(SeekingReader(file), shard.stat().st_size)
             yield from _grouped(walk, file.fileno(), where)
     except Damage as found:
         raise damaged(shard, "a whole tar file", found, "fetch this shard again") from None
     except OSError as error:
         raise damaged(shard, "a readable tar file", error.strerror or error, "fetch this shard again") from error
-    if not size or not walk.end_marker:  # a cut between two members looks like this, and loses the rest in silence
-        found = f"{size} bytes without the blocks of zeros at the end"
-        raise damaged(shard, "a whole tar file", found, "fetch this shard again")
-    if walk.zero_tail > USUAL_PADDING:
-        found = f"{walk.zero_tail} bytes of zeros at the end"
-        raise damaged(shard, "a whole tar file", found, "fetch this shard again")
 
 
 def _grouped(walk: Walk, descriptor: int, where: str) -> Iterator[Sample]:
-    """Members joined into samples as webdataset joins them."""
+    """Members joined into samples as webdataset joins them.
+
+    Raises:
+        Damage: the tar is cut; found before its last sample is handed out, which may be cut with it.
+    """
     sample, key = None, b""
     for member in walk:
         split = split_name(member.name)
@@ -198,6 +202,10 @@ def _grouped(walk: Walk, descriptor: int, where: str) -> Iterator[Sample]:
             key = split[0]
             sample = Sample(f"{where}/{key.decode('utf-8', 'replace')}")
         _put(sample, split[1], member, descriptor)
+    if not walk.end_marker:  # a cut between two members looks like this, and loses the rest in silence
+        raise Damage("no blocks of zeros at the end")
+    if walk.zero_tail > USUAL_PADDING:
+        raise Damage(f"{walk.zero_tail} bytes of zeros at the end")
     if sample is not None:
         yield sample
 

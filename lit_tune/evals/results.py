@@ -6,7 +6,7 @@ included), so that `aggregate_scores.py` of github.com/mlfoundations/datacomp re
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def read_results(file: Path) -> dict[str, Result]:
     """
     found: dict[str, Result] = {}
     names = {task.title: task.name for task in TASKS.values()}
-    for number, line in enumerate(file.read_text("utf-8").splitlines() if file.is_file() else (), 1):
+    for number, line in enumerate(file.read_bytes().splitlines() if file.is_file() else (), 1):
         try:
             one = json.loads(line)
             known = {f.name: one[f.name] for f in dataclasses.fields(Result) if f.name in one}
@@ -107,11 +107,3 @@ def _ours(name: str) -> str:
         if name == outside or name.startswith(outside + "_"):
             return ours + name.removeprefix(outside)
     return name
-
-
-def differing(results: Iterable[Result]) -> dict[str, list[Any]]:
-    """{setting: its values} of the settings in SAME that are not equal in all results; absent counts as unknown."""
-    every = list(results)
-    values: Mapping[str, list[Any]] = {name: [r.settings[name] if name in r.settings else None for r in every]
-                                       for name in SAME}  # fmt: skip
-    return {name: found for name, found in values.items() if len({json.dumps(v) for v in found}) > 1}

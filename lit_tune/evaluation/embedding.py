@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ class Stopped(Exception):
     """The program was asked to stop in the middle of an evaluation; what is done of it can be taken up again."""
 
 
+@runtime_checkable
 class Embedder(Protocol):
     """What turns pictures into vectors.
 
