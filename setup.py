@@ -39,7 +39,8 @@ EXTRAS = {
     "gcs": ["etils[epath-gcs]"],  # without it gs:// paths fail, and only in the cloud
     "torch": ["torch>=2.10", "timm>=1.0.16", "open_clip_torch", "sentence-transformers"],
     "onnx": ["onnx", "onnxruntime"],
-    "eval": ["clip-benchmark", "mteb", "numpy<2.4"],  # clip-benchmark 1.6.2 breaks on numpy 2.4
+    # clip-benchmark 1.6.2 breaks on numpy 2.4 by itself; lit_tune.integrations.clip_benchmark runs it there
+    "eval": ["clip-benchmark", "mteb>=2.26"],
     "launch": ["xpk", "skypilot"],
     "notebook": ["ipykernel", "matplotlib", "umap-learn"],
     "test": TEST,

@@ -69,18 +69,25 @@ def _files(where: Path, split: str) -> tuple[list[Path], list[str]]:
     if where.is_file() and there:
         return there, []
     named = re.compile(rf"(.*[-_])?{re.escape(split)}(-\d{{5}}-of-\d{{5}})?")
-    found = [path for path in there if named.fullmatch(path.stem)]
-    if not found and len(there) == 1:
-        return there, [f"One table lies there, {there[0].name}: it was read."]
+    # save_to_disk() names the folder after the split and its files data-00000-of-00001.arrow
+    found = [path for path in there if named.fullmatch(path.stem) or path.parent.name == split]
+    notes = []
+    if not found and len({_group(path) for path in there}) == 1:
+        found, notes = there, [f"No name tells the split: the one table there, {_group(there[0]).name}, was read."]
     if not found:
         listed = ", ".join(path.name for path in there[:5]) or "none"
         raise wrong(where, f"*.arrow or *.parquet files of the split {split}", listed, "name another split or folder")
-    groups = {(path.parent, OF.sub("", path.stem), path.suffix) for path in found}
+    groups = sorted({_group(path) for path in found})
     if len(groups) > 1:
-        listed = ", ".join(sorted(str(parent.relative_to(where) / stem) for parent, stem, _ in groups))
+        listed = ", ".join(str(group.relative_to(where)) for group in groups)
         raise wrong(where, f"one data set with a split {split}", listed, "name the folder of one of them")
     _all_shards(found)
-    return found, []
+    return found, notes
+
+
+def _group(path: Path) -> Path:
+    """A shard's path without its number."""
+    return path.with_name(OF.sub("", path.stem) + path.suffix)
 
 
 def _all_shards(files: Sequence[Path]) -> None:
@@ -119,7 +126,7 @@ def _retrieval(where: Path, blocks: list[Block], column: str, notes: list[str]) 
 
 def _captions(value: Any, where: str) -> tuple[str, ...]:
     """One caption or a list of them; at least one that is not empty."""
-    found = tuple([value] if isinstance(value, str) else value or ())
+    found = tuple(value) if isinstance(value, list) else (value,)
     if not all(isinstance(one, str) for one in found) or not any(one.strip() for one in found):
         raise damaged(where, "a caption, or a list of them", repr(value)[:80], "mend the table")
     return found

@@ -56,7 +56,7 @@ def read_blocks(file: Path) -> list[Block]:
 
 def _parquet(file: Path) -> list[Block]:
     """The row groups of a Parquet file."""
-    opened = pq.ParquetFile(file, memory_map=True)
+    opened = pq.ParquetFile(file, memory_map=True, page_checksum_verification=True)
     counts = [opened.metadata.row_group(group).num_rows for group in range(opened.metadata.num_row_groups)]
     firsts = [0, *itertools.accumulate(counts)]
     lock = threading.Lock()  # one reader, several threads

@@ -32,6 +32,7 @@ except ModuleNotFoundError as error:
 from lit_tune.integrations.mteb_model import NAME, NOMIC_PROMPTS, MtebModel, Prompt, digests, load, sha_of
 
 __all__ = ["NOMIC_PROMPTS", "MtebModel", "Prompt", "check_modalities", "find_tasks", "flat_scores", "load", "run"]
+DIGITS = 6  # that mteb's files have
 
 
 def run(
@@ -136,19 +137,20 @@ def flat_scores(scores: TaskResult) -> dict[str, float | None]:
     """Every figure of mteb's record by name, and `main_metric`: the mean of its main score over splits and subsets.
 
     Where there are several splits or subsets, a name is `split/subset/metric`. Lists (scores of single experiments)
-    stay in mteb's own file; what is not finite is None.
+    stay in mteb's own file; what is not finite is None. All have the six digits of that file, so that a figure is the
+    same when it is read again.
     """
     rows = [(split, one) for split, found in scores.scores.items() for one in found]
     flat: dict[str, float | None] = {}
     for split, one in rows:
         before = f"{split}/{one['hf_subset']}/" if len(rows) > 1 else ""
         flat |= {before + name: _finite(value) for name, value in one.items() if isinstance(value, int | float)}
-    return flat | {"main_metric": _finite(scores.get_score())}
+    return flat | {"main_metric": _finite(sum(round(one["main_score"], DIGITS) for _, one in rows) / len(rows))}
 
 
 def _finite(value: float) -> float | None:
     """A number that JSON has."""
-    return float(value) if math.isfinite(value) else None
+    return round(float(value), DIGITS) if math.isfinite(value) else None
 
 
 def _said(adapter: MtebModel, meta: TaskMetadata) -> str | dict[str, str]:

@@ -21,7 +21,7 @@ from lit_tune.model import Model
 
 Prompt = str | Mapping[str, str] | None
 PICTURES = 256  # of a task that are held before they are embedded; some of mteb's loaders give one at a time
-NAME = "lit_tune/model"
+NAME = "model"
 # The prompts that mteb's registry runs nomic-embed-text with (models/model_implementations/nomic_models.py), which
 # cites Nomic's own evaluation (contrastors, eval_mteb.py at 5f7b461). Image vectors were aligned to search_query only.
 NOMIC_PROMPTS = {
@@ -41,7 +41,7 @@ class MtebModel(AbsEncoder):
         prompt: put before every text. None: the text tower's own prefix; "": nothing; a mapping: by task name, task
             type or "query" and "document", looked up as mteb does it for its own models ("TASK-query" goes before
             "TASK", that before the task's type, that before "query"), the tower's own prefix where no key applies.
-        name: "organization/model", as mteb's result files name it.
+        name: "organization/model", as mteb's result files name it; a bare name gets "lit_tune/".
 
     Raises:
         ConfigError: a key of the mapping is none of those.
@@ -114,12 +114,7 @@ def load(folder: str | Path, prompt: Prompt = None, step: int | None = None) -> 
         prompt: as `MtebModel`.
     """
     path = Path(folder).expanduser().resolve()
-    return MtebModel(tower.load(path, step), prompt, name_of(path))
-
-
-def name_of(folder: Path) -> str:
-    """mteb's name of a folder's model."""
-    return f"lit_tune/{folder.name}"
+    return MtebModel(tower.load(path, step), prompt, path.name)
 
 
 def model_meta(model: Model, prompt: Prompt = None, name: str = NAME) -> ModelMeta:
@@ -132,7 +127,7 @@ def model_meta(model: Model, prompt: Prompt = None, name: str = NAME) -> ModelMe
     count = sum(tree.count(one.abstract()) for one in towers)
     own = model.prompt if prompt is None else prompt
     return ModelMeta(
-        loader=None, name=name, revision=revision(model),
+        loader=None, name=name if "/" in name else f"lit_tune/{name}", revision=revision(model),
         experiment_kwargs=None if prompt is None else {"prompt": _name_of(prompt)},
         modalities=(["image"] if model.has_image else []) + (["text"] if model.has_text else []),
         embed_dim=model.dim, max_tokens=model.text.tokenizer.max_length if model.has_text else None,
