@@ -153,6 +153,7 @@ def test_one_index_counts_both_modalities_against_the_query() -> None:
     owner, group = recall.owners(CAPTIONS)
     zimg, ztxt = vectors(12, 3), unit(embed_text([t for own in CAPTIONS for t in own]) + 0.5).astype(np.float32)
     figures = mixed.metrics(zimg, ztxt, owner, group)
+    assert figures["mixed_text_retrieval_recall@1_chance"] == pytest.approx(1.5 / (12 + 18 - 1))
     for suffix, z, t in (("", zimg, ztxt), ("_centred", unit(zimg - zimg.mean(0)), unit(ztxt - ztxt.mean(0)))):
         found, back = [], []
         for j in range(len(t)):  # a caption among pictures and captions of other pictures

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 from scipy import sparse
 
-from lit_tune.evals.retrieval import KS
+from lit_tune.evals.retrieval import KS, hit_probability
 from lit_tune.evals.zero_shot import unit
 
 SCORES, COLUMNS = 1 << 25, 8192  # float32 scores held at a time, and candidates multiplied at a time
@@ -52,13 +52,22 @@ def _figures(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray, group: np.nd
     found, same = _search(ztxt[texts], zimg, ztxt, right[texts], siblings)
     own = right.T.tocsr()
     back, alike = _search(zimg[images], ztxt, zimg, own[images], sparse.eye_array(n, format="csr")[images])
-    figures = {f"mixed_image_retrieval_recall@{k}": float((found < k).mean()) for k in KS}
-    figures |= {f"mixed_text_retrieval_recall@{k}": float((back < k).mean()) for k in KS}
+    figures = _recalls("mixed_image_retrieval_recall", found, right[texts].sum(1), n + m - siblings.astype(bool).sum(1))
+    figures |= _recalls("mixed_text_retrieval_recall", back, own[images].sum(1), np.full(len(images), n + m - 1))
     chance = (len(texts) * m + len(images) * n) / (n + m)
     queries = len(texts) + len(images)
     return figures | {"mixed_queries": float(queries), "modality_gap": gap(zimg, ztxt),
                       f"mixed_same_modality@{LOOK}": float((same.sum() + alike.sum()) / queries),
                       f"mixed_same_modality@{LOOK}_chance": float(chance / queries)}  # fmt: skip
+
+
+def _recalls(name: str, ranks: np.ndarray, right: np.ndarray, candidates: np.ndarray) -> dict[str, float]:
+    """{name@K, with its chance}: `right` of `candidates` answers are right for each query."""
+    figures: dict[str, float] = {}
+    for k in KS:
+        chance = hit_probability(np.zeros_like(right), candidates - right, right, k)
+        figures |= {f"{name}@{k}": float((ranks < k).mean()), f"{name}@{k}_chance": float(chance.mean())}
+    return figures
 
 
 def _right(owner: np.ndarray, group: np.ndarray, pictures: int) -> sparse.csr_array:
