@@ -24,6 +24,7 @@ REQUIRES = [
     "etils[epath]",
     "pillow>=11.0",
     "numpy>=2.0",
+    "scipy",
     "tensorboardX>=2.6.5",
     "jaxtyping>=0.3.11",
     "filelock",

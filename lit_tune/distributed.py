@@ -53,7 +53,7 @@ def initialize(
             the same exit code, since jax leaves no way to return from there.
     """
     given = _given(coordinator, num_processes, process_id)
-    if given == {"num_processes": 1}:
+    if given == {"num_processes": 1} or (not given and _devices_awake()):
         return
     # jax's own preemption service would put its handler in the place of ours; StopAgreement does its work.
     jax.config.update("jax_enable_preemption_service", False)
@@ -80,6 +80,13 @@ def initialize(
         raise errors.HangError(f"the processes did not find each other: {str(error).splitlines()[0]}") from error
     finally:
         late.cancel()
+
+
+def _devices_awake() -> bool:
+    """Whether this process has used its devices: a program that calls ours joined the others itself, or is alone."""
+    from jax._src import xla_bridge  # jax has no public name for it
+
+    return xla_bridge.backends_are_initialized()
 
 
 def _end_late(given: Mapping[str, Any], seconds: int) -> None:

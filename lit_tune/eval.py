@@ -25,11 +25,13 @@ from lit_tune import (
 from lit_tune.comparing import page as comparison, rows, systems as compared, text
 from lit_tune.data.sources import Source, open_source
 from lit_tune.evaldata import names as texts
+from lit_tune.evals import aggregate, tables
 from lit_tune.evals.results import FILE, Result
 from lit_tune.evaluation import others, pages, preparing, sets, systems, tasks, training
 from lit_tune.flags import EvalFlags
 
 PROBES = ("knn", "linear")
+IN_FULL = 4  # tasks up to which every figure is printed
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,8 +43,10 @@ def main(argv: Sequence[str]) -> int:
     console.quiet_dependencies()
     distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id)
     with distributed.leaving_together():
-        metrics = evaluate_run(flags) if flags.workdir else evaluate_model(flags)
-    console.say(evals.table(metrics))
+        metrics, results = evaluate_run(flags) if flags.workdir else evaluate_model(flags)
+    if len(results) <= IN_FULL:
+        console.say(evals.table(metrics) + "\n")
+    console.say(tables.tasks(results, aggregate.aggregate({result.task: result for result in results})))
     return 0
 
 
@@ -65,8 +69,8 @@ def compare_systems(flags: EvalFlags) -> int:
     return 0
 
 
-def evaluate_run(flags: EvalFlags) -> dict[str, float]:
-    """Metrics of a checkpoint of a run; kept in its eval/ folder."""
+def evaluate_run(flags: EvalFlags) -> tuple[dict[str, float], list[Result]]:
+    """(metrics, results of its tasks) of a checkpoint of a run; kept in its eval/ folder."""
     workdir = Path(flags.workdir)
     page = workdir / "config.json"
     if not page.is_file():
@@ -85,7 +89,8 @@ def evaluate_run(flags: EvalFlags) -> dict[str, float]:
                                                 folder=folder, restart=flags.restart)
     if foreign:
         model = tower.of_state(workdir, state, meta)
-        metrics |= pages.metrics_of(others.run_mteb(model, foreign, folder, workdir.name, flags.prompt))
+        results += others.run_mteb(model, foreign, folder, workdir.name, flags.prompt)
+        metrics |= pages.metrics_of(results)
     if distributed.process_index() == 0:
         # a part of the sets, or other prompts for them, is no evaluation of the run: its figures stay as they are
         whole = not (flags.tasks or flags.class_field or flags.templates)
@@ -94,11 +99,11 @@ def evaluate_run(flags: EvalFlags) -> dict[str, float]:
             pages.write_run_page(workdir, config, rundir.read_eval(workdir, step), shown, step)
     console.say(f"step {step:,} of {workdir}")
     _say_where(folder, results)
-    return metrics
+    return metrics, results
 
 
-def evaluate_model(flags: EvalFlags) -> dict[str, float]:
-    """Metrics of an import or export; kept in its results folder."""
+def evaluate_model(flags: EvalFlags) -> tuple[dict[str, float], list[Result]]:
+    """(metrics, results of its tasks) of an import or export; kept in its results folder."""
     folder = Path(flags.out).expanduser() if flags.out else Path(flags.model).expanduser() / "eval"
     model, name = tower.load(flags.model), systems.name_of(flags.model)
     config, named, foreign = _chosen(config_lib.load("finetune").copy_and_resolve_references(), flags)
@@ -115,7 +120,7 @@ def evaluate_model(flags: EvalFlags) -> dict[str, float]:
         results += (more := others.run_mteb(model, foreign, folder, name, flags.prompt))
         metrics |= pages.metrics_of(more)
     _say_where(folder, results)
-    return metrics
+    return metrics, results
 
 
 def _check(flags: EvalFlags) -> None:

@@ -1,11 +1,15 @@
 """Metrics as rows: each score beside what it has to be compared with, for the console and for the report."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from lit_tune.evals.aggregate import main
+from lit_tune.evals.results import Result
 
 _SUFFIX = re.compile(r"_(chance|low|high|floor_\w+|ceiling_\w+)$")
 _WORDS = {"image_retrieval": "text to image", "text_retrieval": "image to text"}
+_TITLES = {"mean_average_precision": "mAP", "mixed_same_modality@10": "same kind in 10"}
 # short enough that a table with all of them stays under 100 characters
 _COLUMNS = {
     "floor_pixels": "pixels",
@@ -29,8 +33,10 @@ class Row:
         """The metric in words: "text to image R@5", "zero-shot top1"."""
         direction, at, k = self.metric.partition("_recall@")
         if at:
-            return f"{_WORDS.get(direction, direction)} R@{k}"
-        return self.metric.replace("zeroshot/", "zero-shot ").replace("mean_per_class", "class mean")
+            name, other = direction.removeprefix("mixed_"), "mixed: " if direction.startswith("mixed_") else ""
+            return f"{other}{_WORDS.get(name, name)} R@{k}"
+        title = _TITLES.get(self.metric, self.metric)
+        return title.replace("zeroshot/", "zero-shot ").replace("mean_per_class", "class mean")
 
 
 def rows(metrics: Mapping[str, float]) -> list[Row]:
@@ -51,17 +57,34 @@ def rows(metrics: Mapping[str, float]) -> list[Row]:
     return found
 
 
+def tasks(results: Sequence[Result], averages: Mapping[str, float]) -> str:
+    """One line a task: its main metric with interval and chance in per cent; then the averages. "" without results."""
+    if not results:
+        return ""
+    lines = [f"{'per cent':<34} {'main metric':<22} {'score [95 % interval]':>22}{'chance':>9}"]
+    for result in results:
+        found = main(result)
+        if found is None:
+            lines.append(f"{result.dataset[:34]:<34} -")
+            continue
+        span = f"[{100 * found.low:5.1f}, {100 * found.high:5.1f}]" if None not in (found.low, found.high) else ""
+        chance = result.metrics.get(f"{found.metric}_chance")
+        beside = f"{100 * chance:9.1f}" if chance is not None else f"{'-':>9}"
+        lines.append(f"{result.dataset[:34]:<34} {found.metric[:22]:<22} {100 * found.value:6.1f} {span:<15}{beside}")
+    lines += [f"{name:<57} {100 * value:6.1f}" for name, value in averages.items()]
+    return "\n".join(lines)
+
+
 def column_title(name: str) -> str:
     """The short heading of a companion: "pixels" for "floor_pixels"."""
     return _COLUMNS.get(name, name.removeprefix("floor_").removeprefix("ceiling_"))
 
 
 def sizes(metrics: Mapping[str, float], set_name: str) -> str:
-    """ "191 pictures, 191 captions" of a set, or "" where the counts are not among the metrics."""
-    counts = [metrics.get(f"val/{set_name}/{what}") for what in ("images", "captions")]
-    if None in counts:
-        return ""
-    return f"{counts[0]:,.0f} pictures, {counts[1]:,.0f} captions"
+    """ "191 pictures, 191 captions" of a set, as far as the counts are among the metrics."""
+    counts = {what: metrics.get(f"val/{set_name}/{what}") for what in ("images", "captions")}
+    words = {"images": "pictures", "captions": "captions"}
+    return ", ".join(f"{count:,.0f} {words[what]}" for what, count in counts.items() if count is not None)
 
 
 def table(metrics: Mapping[str, float]) -> str:

@@ -14,6 +14,18 @@ EmbedText = Callable[[list[str]], np.ndarray]  # texts -> float32 (k, d), unit r
 def class_vectors(embed_text: EmbedText, names: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "c d"]:
     """One unit vector a class: the mean of the unit vectors of all its prompts, renormalised.
 
+    Arguments and errors as for `prompt_vectors`.
+
+    Source: section 3.1.4 of arXiv 2103.00020 (CLIP's prompt ensembling).
+    """
+    return unit(prompt_vectors(embed_text, names, templates).mean(1))
+
+
+def prompt_vectors(
+    embed_text: EmbedText, names: Sequence[str], templates: Sequence[str]
+) -> Float[np.ndarray, "c t d"]:
+    """Unit vectors of every class in every template.
+
     Args:
         embed_text: texts to unit rows; called once with all prompts.
         names: class names.
@@ -21,8 +33,6 @@ def class_vectors(embed_text: EmbedText, names: Sequence[str], templates: Sequen
 
     Raises:
         ConfigError: a template has no `{}`.
-
-    Source: section 3.1.4 of arXiv 2103.00020 (CLIP's prompt ensembling).
     """
     for template in templates:
         if "{}" not in template:
@@ -30,8 +40,7 @@ def class_vectors(embed_text: EmbedText, names: Sequence[str], templates: Sequen
             raise ConfigError(explain("eval.templates", expected="a text with {}", found=repr(template), do=do))
     # replace() and not format(): a template may hold other braces
     prompts = [template.replace("{}", name) for name in names for template in templates]
-    vectors = np.asarray(embed_text(prompts), np.float32).reshape(len(names), len(templates), -1)  # (c, templates, d)
-    return unit(unit(vectors).mean(1))
+    return unit(np.asarray(embed_text(prompts), np.float32)).reshape(len(names), len(templates), -1)
 
 
 def unit(x: Float[np.ndarray, "*rows d"]) -> Float[np.ndarray, "*rows d"]:

@@ -126,7 +126,8 @@ def _line(one: Prepared, where: str) -> str:
     """What was found, with a word where it is not the published split."""
     classes = f", {len(one.data.classnames):,} classes" if one.data.classnames else ""
     prompts = f", {len(one.data.templates):,} prompts each" if one.data.templates else ""
-    line = f"{one.task.name:<12} {len(one.data):,} pictures{classes}{prompts} from {where}"
+    captions = f", {sum(map(len, one.data.captions)):,} captions" if one.data.captions else ""
+    line = f"{one.task.name:<12} {len(one.data):,} pictures{classes}{prompts}{captions} from {where}"
     if len(one.data) != one.task.size:
         line += f" (the published split has {one.task.size:,}: no published figure compares)"
     return line

@@ -1,0 +1,57 @@
+"""The same vectors asked otherwise: cut to their first numbers, or with other prompts before the texts.
+
+Cutting comes after the text tower's LayerNorm and before L2, as Matryoshka text towers (nomic-embed-text-v1.5) are
+meant to be cut. A picture tower that was not trained for it may lose more than the text tower does; so the text model's
+own ceiling stands beside, at every width.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from lit_tune.errors import ConfigError, explain
+from lit_tune.evaldata.dataset import EvalData
+from lit_tune.evals import scoring
+from lit_tune.evals.catalog import Task
+from lit_tune.evals.zero_shot import unit
+
+EmbedAs = Callable[[list[str], str], np.ndarray]  # (texts, prompt) -> (k, d) unit rows
+
+
+def variants(
+    task: Task, data: EvalData, zimg: Float[np.ndarray, "n d"], embed_text: EmbedAs, prompts: Mapping[str, str],
+    dims: Sequence[int],
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """{"prompt NAME": figures, "dim N": figures}: the figures of `scoring.score` under another setting.
+
+    Args:
+        task, data, zimg: as for `scoring.score`.
+        embed_text: asked once a prompt and list of texts by whoever remembers; widths cost nothing more.
+        prompts: by name; "" is the main one, which the widths use.
+        dims: widths, each below the whole.
+
+    Raises:
+        ConfigError: a width that is not below the whole.
+    """
+    whole = zimg.shape[1]
+    for dim in dims:
+        if not 0 < dim < whole:
+            raise ConfigError(explain("--dims", expected=f"widths from 1 to {whole - 1}", found=dim, do="leave it out"))
+    found = {f"prompt {name}": scoring.score(task, data, zimg, _with(embed_text, prompt)).metrics
+             for name, prompt in prompts.items() if name}  # fmt: skip
+    for dim in dims:
+        own = _with(embed_text, prompts[""])
+        figures = scoring.score(task, data, cut(zimg, dim), lambda texts, own=own, dim=dim: cut(own(texts), dim))
+        found[f"dim {dim}"] = figures.metrics
+    return found
+
+
+def cut(z: Float[np.ndarray, "n d"], dim: int) -> Float[np.ndarray, "n k"]:
+    """The first `dim` numbers of each row, of length one again."""
+    return unit(np.asarray(z[:, :dim], np.float32))
+
+
+def _with(embed_text: EmbedAs, prompt: str) -> scoring.EmbedText:
+    """The text tower with a prompt bound."""
+    return lambda texts: embed_text(texts, prompt)
