@@ -82,7 +82,8 @@ def test_the_order_is_the_same_at_every_reading_and_the_digest_with_it(prepared:
 def test_pictures_with_captions_are_for_retrieval(prepared: Path) -> None:
     data = tfds.read("tfds:tiny_captions:test", data_root=prepared)
     assert data.kind == "retrieval" and data.classnames == () and data.labels is None
-    assert {data.pictures[i]: data.captions[i] for i in range(7)} == {picture(i): tuple(captions_of(i)) for i in range(7)}
+    found = {data.pictures[i]: data.captions[i] for i in range(7)}
+    assert found == {picture(i): tuple(captions_of(i)) for i in range(7)}
 
 
 def test_a_split_may_be_named_beside_the_spec_or_cut_in_it(prepared: Path) -> None:
