@@ -109,6 +109,28 @@ def test_puzzles_of_parquet_and_of_arrow_are_the_same(tmp_path: Path) -> None:
     assert arrow.read(tmp_path / "test.parquet").sha256 != first.sha256
 
 
+def test_pictures_that_a_loading_script_unpacked_are_read_by_their_paths_also_after_a_move(tmp_path: Path) -> None:
+    cache = tmp_path / "hf_cache"
+    unpacked = cache / "downloads" / "extracted" / "0123"
+    unpacked.mkdir(parents=True)
+    for i in range(3):
+        (unpacked / f"{i}.jpg").write_bytes(picture(i))
+    pictures = pa.array([{"bytes": None, "path": str(unpacked / f"{i}.jpg")} for i in range(3)], IMAGE)
+    write_arrow(cache / "toy" / "TEST" / "x-test.arrow", columns(image=pictures))
+    data = arrow.read(cache / "toy")
+    assert [data.pictures[i] for i in range(3)] == [picture(i) for i in range(3)]
+    assert data.notes == ("3 pictures are not in the table but in files that it names.",)
+    write_arrow(tmp_path / "embedded" / "test.arrow", columns())
+    assert arrow.read(tmp_path / "embedded").sha256 == data.sha256
+    shutil.move(cache, tmp_path / "moved")
+    moved = arrow.read(tmp_path / "moved" / "toy")
+    assert [moved.pictures[i] for i in range(3)] == [picture(i) for i in range(3)] and moved.sha256 == data.sha256
+    (tmp_path / "moved" / "downloads" / "extracted" / "0123" / "1.jpg").unlink()
+    refused(tmp_path / "moved" / "toy", 4, "x-test.arrow row 1", "1.jpg, where no file is")
+    with pytest.raises(BadSample, match="unreadable"):
+        moved.pictures[1]
+
+
 def test_a_picture_by_path_alone_is_refused_by_name(tmp_path: Path) -> None:
     pictures = pa.array([{"bytes": picture(0), "path": None}, {"bytes": None, "path": "COCO_1.jpg"}, None], IMAGE)
     write_arrow(tmp_path / "test.arrow", columns(image=pictures), rows_a_batch=1)

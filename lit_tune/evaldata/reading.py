@@ -92,8 +92,8 @@ def _read(
         path, split, where = path.parent, path.name, str(path.parent)
     if _is_source(where, path):
         return _pairs(where, class_field, data_config, classnames, _or_named(templates, names))
-    if not path.exists():
-        raise wrong(where, "a folder or file of evaluation data", "no such path", "correct it")
+    if not where or not path.exists():
+        raise wrong(where or "''", "a folder or file of evaluation data", "no such path", "correct it")
     if wds.is_wds(path):
         if classnames is None and names and not (path / wds.CLASSNAMES).exists() and wds.has_classes(path):
             classnames = named.named_classes(names)
