@@ -80,7 +80,7 @@ def test_the_digest_tells_kinds_shapes_and_edges_of_texts_apart() -> None:
     found = [
         sha256("retrieval", one, captions=[["ab", "c"]]), sha256("retrieval", one, captions=[["a", "bc"]]),
         sha256("retrieval", one, captions=[["ab"], ["c"]]), sha256("retrieval", one, captions=[["abc"]]),
-        sha256("classification", one, labels=np.array([1])), sha256("classification", one, fields=np.array([1])),
+        sha256("classification", one, labels=np.array([1])), sha256("classification", one, fields=np.array([[1]])),
         sha256("multilabel", one, labels=np.array([[True]])), sha256("attributes", one, fields=np.array([[1]])),
         sha256("attributes", one), sha256("attributes", one * 2), sha256("retrieval", one, captions=[["\ud800"]]),
     ]  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int
 
 from lit_tune.evaldata.arrow_blocks import Block, BlockPictures, encoded, is_list, is_pictures, locate, read_blocks
 from lit_tune.evaldata.dataset import EvalData, Puzzle
@@ -154,7 +155,7 @@ def _association(where: Path, blocks: list[Block], notes: list[str]) -> EvalData
     return EvalData("association", pictures, found, str(where), puzzles=tuple(puzzles), notes=tuple(notes))
 
 
-def _puzzle(where: str, pictures: np.ndarray, candidates: Any, associations: Any, cue: Any) -> Puzzle:
+def _puzzle(where: str, pictures: Int[np.ndarray, " k"], candidates: Any, associations: Any, cue: Any) -> Puzzle:
     """One puzzle, checked."""
     right = np.isin(np.array(candidates or [], object).astype(str), np.array(associations or [], object).astype(str))
     if len(right) != len(pictures) or not right.any() or not isinstance(cue, str) or not cue.strip():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int
 
 from lit_tune.data.sample import BadSample
 from lit_tune.evaldata.pieces import damaged
@@ -98,8 +99,9 @@ class BlockPictures:
     """
 
     def __init__(
-        self, blocks: Sequence[Block], column: str, counts: Sequence[int], rows: np.ndarray, names: Sequence[str]
-    ) -> None:
+        self, blocks: Sequence[Block], column: str, counts: Sequence[int], rows: Int[np.ndarray, " n"],
+        names: Sequence[str],
+    ) -> None:  # fmt: skip
         self._blocks, self._column, self._rows, self._names = list(blocks), column, rows, list(names)
         self._ends = list(itertools.accumulate(counts))
         self._kept: OrderedDict[int, tuple[pa.Array, pa.Array | None]] = OrderedDict()
