@@ -6,7 +6,6 @@ from jaxtyping import Float, Integer
 from lit_tune.evals.retrieval import KS, find_labels
 from lit_tune.evals.zero_shot import unit
 
-
 ASKED = 10  # templates that are classified by all the others, spread over the list: 80 would cost more than the score
 
 

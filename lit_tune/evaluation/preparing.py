@@ -15,7 +15,7 @@ from lit_tune.evals.catalog import Task
 from lit_tune.evaluation import pairs
 from lit_tune.evaluation.tasks import Prepared
 
-PROMPT = "a photo of a {}."  # of classes where neither the data nor --templates has one; CLIP's (arXiv 2103.00020, 3.1.4)
+PROMPT = "a photo of a {}."  # where neither the data nor --templates has one: CLIP's (arXiv 2103.00020, section 3.1.4)
 MAIN = {"classification": "acc1", "multilabel": "mean_average_precision", "retrieval": "mean_recall@1",
         "association": "avg_jaccard_score", "attributes": ""}  # of data of one's own, by its kind  # fmt: skip
 
