@@ -46,7 +46,7 @@ def test_metrics_have_the_documented_names_and_are_fractions():
         for key in ("top1", "top5"):
             for end in ("", "_chance", "_low", "_high", "_floor_pixels"):
                 assert 0 <= metrics.pop(f"val/{name}/zeroshot/{key}{end}") <= 1
-        for key in ("top1_floor_majority", "mean_per_class", "mean_per_class_chance"):
+        for key in ("top1_floor_majority", *(f"mean_per_class{end}" for end in ("", "_chance", "_low", "_high"))):
             assert 0 <= metrics.pop(f"val/{name}/zeroshot/{key}") <= 1
     assert metrics == {
         "val/toys/images": N, "val/toys/captions": 40, "val/toys_strict/images": 12, "val/toys_strict/captions": 20,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lit_tune.errors import ConfigError
-from lit_tune.evals import zero_shot
+from lit_tune.evals import classification, zero_shot
 
 
 def word_vectors(texts):
@@ -40,19 +40,21 @@ def test_top1_top5_and_class_mean_equal_the_definition():
     zimg = (zimg / np.linalg.norm(zimg, axis=1, keepdims=True)).astype(np.float32)
     scores = zimg.astype(np.float64) @ classes.T.astype(np.float64)
     rank = (scores > scores[np.arange(80), labels][:, None]).sum(1)
-    got = zero_shot.zero_shot(zimg, classes, labels)
-    assert got["top1"] == np.mean(rank < 1)
-    assert got["top5"] == np.mean(rank < 5)
-    assert got["mean_per_class"] == pytest.approx(np.mean([np.mean(rank[labels == c] < 1) for c in np.unique(labels)]))
-    assert got["top1_chance"] == pytest.approx(1 / 9)
-    assert got["top5_chance"] == pytest.approx(5 / 9)
-    assert got["top1_floor_majority"] == np.bincount(labels).max() / 80
+    got = classification.metrics(zero_shot.classify(zimg, classes, labels), labels)
+    assert got["acc1"] == np.mean(rank < 1)
+    assert got["acc5"] == np.mean(rank < 5)
+    recalls = [np.mean(rank[labels == c] < 1) for c in np.unique(labels)]
+    assert got["mean_per_class_recall"] == pytest.approx(np.mean(recalls))
+    assert got["acc1_chance"] == pytest.approx(1 / 9)
+    assert got["acc5_chance"] == pytest.approx(5 / 9)
+    assert got["acc1_floor_majority"] == np.bincount(labels).max() / 80
 
 
 def test_constant_pictures_and_classes_score_zero():
     same = np.ones((20, 4), np.float32) / 2
-    got = zero_shot.zero_shot(same, same[:7], np.arange(20) % 7)
-    assert got["top1"] == got["top5"] == got["mean_per_class"] == 0
+    labels = np.arange(20) % 7
+    got = classification.metrics(zero_shot.classify(same, same[:7], labels), labels)
+    assert got["acc1"] == got["acc5"] == got["mean_per_class_recall"] == 0
 
 
 def test_label_out_of_range_is_refused():

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
-from lit_tune.evals.intervals import LEVEL, REPEATS, interval
+from lit_tune.evals.intervals import LEVEL, REPEATS
+from lit_tune.evals.recall import rates
 from lit_tune.evals.retrieval import Found
 from lit_tune.evals.zero_shot import classify
 
@@ -25,14 +26,8 @@ def metrics(found: Found, labels: Integer[np.ndarray, " n"]) -> dict[str, float]
         found: as from `zero_shot.classify`.
         labels: (n,) class of each picture.
     """
-    everyone = np.arange(len(labels))
     hits = found.hits(1)
-    figures: dict[str, float] = {}
-    for k in (1, 5) if found.candidates >= 5 else (1,):
-        row = found.hits(k)
-        low, high = interval(row[None].astype(np.float64), everyone)[0]
-        figures |= {f"acc{k}": float(row.mean()), f"acc{k}_chance": float(found.chance(k).mean()),
-                    f"acc{k}_low": float(low), f"acc{k}_high": float(high)}  # fmt: skip
+    figures = rates("acc", found, (1, 5) if found.candidates >= 5 else (1,), np.arange(len(labels)))
     counts = np.bincount(labels)
     figures["acc1_floor_majority"] = float(counts.max() / counts.sum())
     low, high = _recall_interval(hits, labels)

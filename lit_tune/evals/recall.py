@@ -49,12 +49,25 @@ def _figures(found: tuple[Found, Found], owner: Integer[np.ndarray, " m"]) -> di
     """All rates of the two directions, with what belongs beside them."""
     figures: dict[str, float] = {}
     for direction, part, clusters in zip(DIRECTIONS, found, (owner, np.arange(owner.max() + 1)), strict=True):
-        hits = np.stack([part.hits(k) for k in KS])
-        for k, row, (low, high) in zip(KS, hits, interval(hits, clusters), strict=True):
-            name = f"{direction}_recall@{k}"
-            figures |= {name: float(row.mean()), f"{name}_chance": float(part.chance(k).mean()),
-                        f"{name}_low": float(low), f"{name}_high": float(high)}  # fmt: skip
+        figures |= rates(f"{direction}_recall@", part, KS, clusters)
     return figures | _means(found, owner)
+
+
+def rates(prefix: str, found: Found, ks: Sequence[int], clusters: Integer[np.ndarray, " q"]) -> dict[str, float]:
+    """{prefix + K: share of queries with a right answer among the first K}, each with _chance, _low, _high.
+
+    Args:
+        prefix: of the names.
+        found: ranks of q queries.
+        ks: each K.
+        clusters: (q,) as for `intervals.interval`.
+    """
+    hits = np.stack([found.hits(k) for k in ks])
+    figures: dict[str, float] = {}
+    for k, row, (low, high) in zip(ks, hits, interval(hits, clusters), strict=True):
+        figures |= {f"{prefix}{k}": float(row.mean()), f"{prefix}{k}_chance": float(found.chance(k).mean()),
+                    f"{prefix}{k}_low": float(low), f"{prefix}{k}_high": float(high)}  # fmt: skip
+    return figures
 
 
 def _means(found: tuple[Found, Found], owner: Integer[np.ndarray, " m"]) -> dict[str, float]:

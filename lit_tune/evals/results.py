@@ -84,12 +84,12 @@ def val_metrics(result: Result) -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, value in result.metrics.items():
         if value is not None and name != "main_metric":  # the main one stands there under its own name
-            flat[f"val/{result.task}/{_ours(name)}"] = value
+            flat[f"val/{result.task}/{inside_name(name)}"] = value
     for count in ("samples", "captions"):
         if result.settings.get(count):
             flat[f"val/{result.task}/{'images' if count == 'samples' else count}"] = float(result.settings[count])
     for variant, metrics in result.variants.items():
-        flat |= {f"val/{result.task}[{variant}]/{_ours(name)}": value for name, value in metrics.items()}
+        flat |= {f"val/{result.task}[{variant}]/{inside_name(name)}": value for name, value in metrics.items()}
     return flat
 
 
@@ -101,8 +101,8 @@ def outside_name(name: str) -> str:
     return name
 
 
-def _ours(name: str) -> str:
-    """An outside metric's name in our files, its companion's suffix kept."""
+def inside_name(name: str) -> str:
+    """A metric's name in our files for one of `Result.metrics`': "zeroshot/top1_low" for "acc1_low"."""
     for outside, ours in OURS.items():
         if name == outside or name.startswith(outside + "_"):
             return ours + name.removeprefix(outside)

@@ -8,12 +8,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lit_tune.errors import ConfigError, explain
-from lit_tune.evals import floors as floor
-from lit_tune.evals.intervals import interval
+from lit_tune.evals import classification, floors as floor
+from lit_tune.evals.recall import DIRECTIONS, rates
+from lit_tune.evals.results import inside_name
 from lit_tune.evals.retrieval import KS, Found, find
-from lit_tune.evals.zero_shot import EmbedText, class_vectors, classify, summary
-
-DIRECTIONS = ("image_retrieval", "text_retrieval")  # text to image, image to text
+from lit_tune.evals.zero_shot import EmbedText, class_vectors, classify
 
 
 @dataclass(frozen=True)
@@ -186,9 +185,11 @@ def evaluate_set(
         metrics[f"{prefix}/captions"] = float(pictures[s.owner].sum())
         for direction, part in _directions(s, found, pictures):
             clusters = s.owner[pictures[s.owner]] if direction == DIRECTIONS[0] else np.flatnonzero(pictures)
-            metrics |= _rates(f"{prefix}/{direction}_recall@", part, KS, clusters)
+            metrics |= rates(f"{prefix}/{direction}_recall@", part, KS, clusters)
         if s.classes is not None and s.labels is not None:
-            metrics |= _zero_shot(f"{prefix}/zeroshot/", s, zimg, pictures)
+            found_classes = classify(zimg, s.classes, s.labels).only(pictures)
+            figures = classification.metrics(found_classes, s.labels[pictures])
+            metrics |= {f"{prefix}/{inside_name(name)}": value for name, value in figures.items()}
     return metrics | dict(set_floors(s) if floors is None else floors)
 
 
@@ -203,23 +204,3 @@ def _directions(
 ) -> list[tuple[str, Found]]:
     """Each direction's name and the part of its answer that concerns the given pictures."""
     return [(DIRECTIONS[0], found[0].only(pictures[eval_set.owner])), (DIRECTIONS[1], found[1].only(pictures))]
-
-
-def _rates(prefix: str, found: Found, ks: Sequence[int], clusters: Int[np.ndarray, " q"]) -> dict[str, float]:
-    """Rate, chance and interval for each k."""
-    hits = np.stack([found.hits(k) for k in ks])
-    metrics = {}
-    for k, row, (low, high) in zip(ks, hits, interval(hits, clusters), strict=True):
-        metrics[f"{prefix}{k}"] = float(row.mean())
-        metrics[f"{prefix}{k}_chance"] = float(found.chance(k).mean())
-        metrics[f"{prefix}{k}_low"], metrics[f"{prefix}{k}_high"] = float(low), float(high)
-    return metrics
-
-
-def _zero_shot(
-    prefix: str, eval_set: EvalSet, zimg: Float[np.ndarray, "n d"], pictures: Bool[np.ndarray, " n"]
-) -> dict[str, float]:
-    """The zero-shot metrics of the given pictures among all classes of the set."""
-    found = classify(zimg, eval_set.classes, eval_set.labels).only(pictures)
-    metrics = {prefix + key: value for key, value in summary(found, eval_set.labels[pictures]).items()}
-    return metrics | _rates(f"{prefix}top", found, (1, 5), np.flatnonzero(pictures))

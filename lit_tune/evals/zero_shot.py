@@ -67,32 +67,3 @@ def classify(
         found = f"{len(labels)} from {labels.min()} to {labels.max()}"
         raise ValueError(explain("labels", expected=expected, found=found, do="use positions in the list of classes"))
     return find_labels(zimg, classes, labels)
-
-
-def zero_shot(
-    zimg: Float[np.ndarray, "n d"], classes: Float[np.ndarray, "c d"], labels: Integer[np.ndarray, " n"]
-) -> dict[str, float]:
-    """{"top1", "top5", "mean_per_class", each + "_chance", "top1_floor_majority"} as fractions in [0, 1].
-
-    `mean_per_class` is top-1 averaged over the classes that have pictures, each with equal weight.
-    Arguments as for `classify`.
-    """
-    return summary(classify(zimg, classes, labels), labels)
-
-
-def summary(found: Found, labels: Integer[np.ndarray, " n"]) -> dict[str, float]:
-    """The metrics of `zero_shot` from an answer of `classify`."""
-    hits = found.hits(1)
-    counts = np.bincount(labels)
-    present = counts > 0
-    per_class = np.bincount(labels, weights=hits)[present] / counts[present]
-    chance = float(found.chance(1).mean())
-    return {
-        "top1": float(hits.mean()),
-        "top1_chance": chance,
-        "top1_floor_majority": float(counts.max() / counts.sum()),
-        "top5": float(found.hits(5).mean()),
-        "top5_chance": float(found.chance(5).mean()),
-        "mean_per_class": float(per_class.mean()),
-        "mean_per_class_chance": chance,
-    }
