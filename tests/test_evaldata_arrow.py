@@ -89,7 +89,8 @@ def test_puzzles_keep_each_distinct_picture_once(tmp_path: Path) -> None:
     assert len(data) == len(used) == len({data.pictures[i] for i in range(len(data))})
     assert [p.cue for p in data.puzzles] == made.cues
     for puzzle, candidates, associations in zip(data.puzzles, made.candidates, made.associations, strict=True):
-        assert [data.pictures[row] for row in puzzle.candidates.tolist()] == [made.pictures[name] for name in candidates]
+        chosen = [data.pictures[row] for row in puzzle.candidates.tolist()]
+        assert chosen == [made.pictures[name] for name in candidates]
         assert puzzle.right.tolist() == [name in associations for name in candidates]
         assert puzzle.right.dtype == bool and puzzle.candidates.dtype == np.int64
     assert data.notes == ("9 puzzles by number of candidates: 3 of 5, 2 of 6, 2 of 10, 2 of 12.",)
@@ -106,6 +107,28 @@ def test_puzzles_of_parquet_and_of_arrow_are_the_same(tmp_path: Path) -> None:
     moved = table.set_column(table.schema.get_field_index("cue"), "cue", pa.array([f"cue {i + 1}" for i in range(6)]))
     pq.write_table(moved, tmp_path / "test.parquet")
     assert arrow.read(tmp_path / "test.parquet").sha256 != first.sha256
+
+
+def test_pictures_that_a_loading_script_unpacked_are_read_by_their_paths_also_after_a_move(tmp_path: Path) -> None:
+    cache = tmp_path / "hf_cache"
+    unpacked = cache / "downloads" / "extracted" / "0123"
+    unpacked.mkdir(parents=True)
+    for i in range(3):
+        (unpacked / f"{i}.jpg").write_bytes(picture(i))
+    pictures = pa.array([{"bytes": None, "path": str(unpacked / f"{i}.jpg")} for i in range(3)], IMAGE)
+    write_arrow(cache / "toy" / "TEST" / "x-test.arrow", columns(image=pictures))
+    data = arrow.read(cache / "toy")
+    assert [data.pictures[i] for i in range(3)] == [picture(i) for i in range(3)]
+    assert data.notes == ("3 pictures are not in the table but in files that it names.",)
+    write_arrow(tmp_path / "embedded" / "test.arrow", columns())
+    assert arrow.read(tmp_path / "embedded").sha256 == data.sha256
+    shutil.move(cache, tmp_path / "moved")
+    moved = arrow.read(tmp_path / "moved" / "toy")
+    assert [moved.pictures[i] for i in range(3)] == [picture(i) for i in range(3)] and moved.sha256 == data.sha256
+    (tmp_path / "moved" / "downloads" / "extracted" / "0123" / "1.jpg").unlink()
+    refused(tmp_path / "moved" / "toy", 4, "x-test.arrow row 1", "1.jpg, where no file is")
+    with pytest.raises(BadSample, match="unreadable"):
+        moved.pictures[1]
 
 
 def test_a_picture_by_path_alone_is_refused_by_name(tmp_path: Path) -> None:
@@ -201,9 +224,8 @@ def test_damage_inside_a_parquet_file_is_found_before_anything_is_embedded(tmp_p
     path = tmp_path / "test.parquet"
     pq.write_table(pa.table(columns(6)), path, row_group_size=3, compression="zstd", write_page_checksum=True)
     raw = bytearray(path.read_bytes())
-    at = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
-    for i in range(at + 60, at + 90):
-        raw[i] ^= 0xFF
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    raw[column.dictionary_page_offset + column.total_compressed_size // 2] ^= 1  # a bit of a picture
     path.write_bytes(bytes(raw))
     refused(tmp_path, 4, "test.parquet", "a readable column image")
 

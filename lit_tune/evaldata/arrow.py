@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int
 
-from lit_tune.evaldata.arrow_blocks import Block, BlockPictures, encoded, is_list, is_pictures, read_blocks
+from lit_tune.evaldata.arrow_blocks import Block, BlockPictures, encoded, is_list, is_pictures, locate, read_blocks
 from lit_tune.evaldata.dataset import EvalData, Puzzle
 from lit_tune.evaldata.pieces import damaged, sha256, wrong
 
@@ -118,7 +119,7 @@ def _retrieval(where: Path, blocks: list[Block], column: str, notes: list[str]) 
     for block in blocks:
         for row, value in enumerate(_values(block, column)):
             captions.append(_captions(value, f"{block.file.name} row {block.first + row}"))
-    digests, names, counts = _hashed(blocks, IMAGE)
+    digests, names, counts = _hashed(blocks, IMAGE, notes)
     pictures = BlockPictures(blocks, IMAGE, counts, np.arange(len(digests)), names)
     found = sha256("retrieval", digests, captions=captions)
     return EvalData("retrieval", pictures, found, str(where), captions=tuple(captions), notes=tuple(notes))
@@ -134,7 +135,7 @@ def _captions(value: Any, where: str) -> tuple[str, ...]:
 
 def _association(where: Path, blocks: list[Block], notes: list[str]) -> EvalData:
     """WinoGAViL's puzzles, each distinct picture kept once."""
-    digests, names, counts = _hashed(blocks, PUZZLE[0])
+    digests, names, counts = _hashed(blocks, PUZZLE[0], notes)
     first: dict[bytes, int] = {}
     place = np.array([first.setdefault(digest, len(first)) for digest in digests], np.int64)
     rows = np.unique(place, return_index=True)[1]  # where each distinct picture is met first
@@ -154,7 +155,7 @@ def _association(where: Path, blocks: list[Block], notes: list[str]) -> EvalData
     return EvalData("association", pictures, found, str(where), puzzles=tuple(puzzles), notes=tuple(notes))
 
 
-def _puzzle(where: str, pictures: np.ndarray, candidates: Any, associations: Any, cue: Any) -> Puzzle:
+def _puzzle(where: str, pictures: Int[np.ndarray, " k"], candidates: Any, associations: Any, cue: Any) -> Puzzle:
     """One puzzle, checked."""
     right = np.isin(np.array(candidates or [], object).astype(str), np.array(associations or [], object).astype(str))
     if len(right) != len(pictures) or not right.any() or not isinstance(cue, str) or not cue.strip():
@@ -172,21 +173,31 @@ def _values(block: Block, column: str) -> list[Any]:
         raise damaged(block.file, f"a readable column {column}", str(error)[:200]) from error
 
 
-def _hashed(blocks: Sequence[Block], column: str) -> tuple[list[bytes], list[str], list[int]]:
-    """(sha256, name) of every picture in a column, and their number in each block."""
+def _hashed(blocks: Sequence[Block], column: str, notes: list[str]) -> tuple[list[bytes], list[str], list[int]]:
+    """(sha256, name) of every picture in a column, and their number in each block; notes what lies elsewhere."""
     digests: list[bytes] = []
     names: list[str] = []
-    counts = []
+    counts, elsewhere = [], 0
     for block in blocks:
         before = len(digests)
         for row, data, path in _pictures(block, column):
             names.append(f"{block.file.name} row {row}")
-            if data is None:
-                found = f"only the path {path}" if path else "nothing"
-                raise damaged(names[-1], f"the bytes of the picture in {column}", found, "embed the pictures in it")
-            digests.append(hashlib.sha256(data).digest())
+            elsewhere += data is None
+            digests.append(hashlib.sha256(_beside(names[-1], path, block) if data is None else data).digest())
         counts.append(len(digests) - before)
+    if elsewhere:
+        notes.append(f"{elsewhere} pictures are not in the table but in files that it names.")
     return digests, names, counts
+
+
+def _beside(name: str, path: str, block: Block) -> bytes:
+    """The picture in the file that a row names."""
+    try:
+        return locate(path, block.file).read_bytes()
+    except OSError as error:
+        found = f"only the path {path}, where no file is" if path else "nothing"
+        do = "embed the pictures in the table, or fetch the data with the folder hf_cache/downloads"
+        raise damaged(name, "the bytes of the picture", found, do) from error
 
 
 def _pictures(block: Block, column: str) -> Iterator[tuple[int, Any, str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int
 
 from lit_tune.data.sample import BadSample
 from lit_tune.evaldata.pieces import damaged
@@ -98,11 +99,12 @@ class BlockPictures:
     """
 
     def __init__(
-        self, blocks: Sequence[Block], column: str, counts: Sequence[int], rows: np.ndarray, names: Sequence[str]
-    ) -> None:
+        self, blocks: Sequence[Block], column: str, counts: Sequence[int], rows: Int[np.ndarray, " n"],
+        names: Sequence[str],
+    ) -> None:  # fmt: skip
         self._blocks, self._column, self._rows, self._names = list(blocks), column, rows, list(names)
         self._ends = list(itertools.accumulate(counts))
-        self._kept: OrderedDict[int, pa.Array] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[pa.Array, pa.Array | None]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -113,7 +115,10 @@ class BlockPictures:
         number = bisect.bisect_right(self._ends, row)
         place = row - (self._ends[number - 1] if number else 0)
         try:
-            return self._encoded(number)[place].as_py()
+            data, paths = self._encoded(number)
+            if data[place].is_valid:
+                return data[place].as_py()
+            return locate(paths[place].as_py(), self._blocks[number].file).read_bytes()
         except (pa.ArrowException, OSError) as error:
             raise BadSample("unreadable") from error
 
@@ -121,11 +126,11 @@ class BlockPictures:
         """File and row of picture `i`."""
         return self._names[i]
 
-    def _encoded(self, number: int) -> pa.Array:
-        """The pictures of a block; the one unused for longest makes room."""
+    def _encoded(self, number: int) -> tuple[pa.Array, pa.Array | None]:
+        """Bytes and paths of a block; the block unused for longest makes room."""
         with self._lock:  # held while a block is read: two threads that want the same one read it once
             if number not in self._kept:
-                self._kept[number] = encoded(self._blocks[number].column(self._column))[0]
+                self._kept[number] = encoded(self._blocks[number].column(self._column))
             self._kept.move_to_end(number)
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
@@ -141,6 +146,31 @@ def encoded(column: pa.Array) -> tuple[pa.Array, pa.Array | None]:
     index = {column.type.field(i).name: i for i in range(column.type.num_fields)}
     parts = column.flatten()  # unlike field(), it minds rows that are null as a whole
     return parts[index["bytes"]], parts[index["path"]] if "path" in index else None
+
+
+def locate(path: str, table: Path) -> Path:
+    """The file that a row names instead of holding the picture.
+
+    `datasets` leaves such rows where a loading script unpacked an archive: absolute paths below
+    hf_cache/downloads/extracted. That cache may have moved since; then the part from downloads/ on is looked for above
+    the table.
+
+    Args:
+        path: what the row says.
+        table: the file the row is in.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    wanted = Path(path)
+    if wanted.is_absolute() and wanted.is_file():
+        return wanted
+    if "downloads" in wanted.parts and ".." not in wanted.parts:
+        tail = Path(*wanted.parts[wanted.parts.index("downloads") :])
+        found = next((folder / tail for folder in table.absolute().parents if (folder / tail).is_file()), None)
+        if found is not None:
+            return found
+    raise FileNotFoundError(path)
 
 
 def is_pictures(kind: pa.DataType) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, Shaped
 
 from lit_tune.data.sample import BadSample, read_at
 from lit_tune.errors import ConfigError, DataError, explain
@@ -23,7 +24,7 @@ class Pieces:
         names: for each picture what it is called in messages.
     """
 
-    def __init__(self, files: Sequence[Path], rows: np.ndarray, names: Sequence[str]) -> None:
+    def __init__(self, files: Sequence[Path], rows: Int[np.ndarray, "n 3"], names: Sequence[str]) -> None:
         self._files, self._rows, self._names = list(files), rows, list(names)
 
     def __len__(self) -> int:
@@ -49,9 +50,9 @@ def sha256(
     kind: str,
     pictures: Iterable[bytes],
     *,
-    labels: np.ndarray | None = None,
+    labels: Shaped[np.ndarray, "n *c"] | None = None,
     captions: Sequence[Sequence[str]] = (),
-    fields: np.ndarray | None = None,
+    fields: Int[np.ndarray, "n f"] | None = None,
     puzzles: Sequence[Puzzle] = (),
 ) -> str:
     """Hex sha256 over the pictures of a data set, in order, and what is asked about them; names and places are not in.

@@ -48,6 +48,7 @@ def read(
     templates: Path | str | None = None,
     class_field: str = "",
     data_config: Any = None,
+    data_root: Path | None = None,
 ) -> EvalData:
     """The evaluation data at a place, whatever its layout (`LAYOUTS`).
 
@@ -60,6 +61,7 @@ def read(
         classnames, templates: text files, a line each, that stand in for the data's own.
         class_field: the field of our own sources that names the class; "" for retrieval.
         data_config: `config.data`, for its `caption_field`; "txt" where it is not given.
+        data_root: where "tfds:..." is looked for before `TFDS_DATA_DIR`.
 
     Raises:
         ConfigError: nothing there that can be read, names that do not fit, or another kind.
@@ -69,7 +71,12 @@ def read(
         raise wrong("kind", f"one of {', '.join(KINDS)}", repr(kind), "choose one")
     own_names = None if classnames is None else named.read_classnames(Path(classnames).expanduser())
     own_templates = None if templates is None else named.read_templates(Path(templates).expanduser())
-    data = _read(str(where), names, split, own_names, own_templates, class_field, data_config)
+    if str(where).startswith("tfds:"):
+        from lit_tune.evaldata import tfds
+
+        data = tfds.read(str(where), split, own_names, _or_named(own_templates, names), data_root)
+    else:
+        data = _read(str(where), names, split, own_names, own_templates, class_field, data_config)
     if kind and data.kind != kind:
         raise wrong(where, f"data for {kind}", f"data for {data.kind}", "name another folder or task")
     return data
@@ -79,18 +86,14 @@ def _read(
     where: str, names: str, split: str, classnames: tuple[str, ...] | None, templates: tuple[str, ...] | None,
     class_field: str, data_config: Any,
 ) -> EvalData:  # fmt: skip
-    """`read` with the names read."""
-    if where.startswith("tfds:"):
-        from lit_tune.evaldata import tfds
-
-        return tfds.read(where, split, classnames, _or_named(templates, names))
+    """What lies at a path, or one of our own sources."""
     path = Path(where).expanduser()
     if (path / "nshards.txt").is_file():  # the split itself was named
         path, split, where = path.parent, path.name, str(path.parent)
     if _is_source(where, path):
         return _pairs(where, class_field, data_config, classnames, _or_named(templates, names))
-    if not path.exists():
-        raise wrong(where, "a folder or file of evaluation data", "no such path", "correct it")
+    if not where or not path.exists():
+        raise wrong(where or "''", "a folder or file of evaluation data", "no such path", "correct it")
     if wds.is_wds(path):
         if classnames is None and names and not (path / wds.CLASSNAMES).exists() and wds.has_classes(path):
             classnames = named.named_classes(names)

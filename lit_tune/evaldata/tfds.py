@@ -5,6 +5,7 @@ Only data that was prepared as array_record can be read at random places without
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def read(
     split: str = "test",
     classnames: tuple[str, ...] | None = None,
     templates: tuple[str, ...] | None = None,
-    data_dir: Path | None = None,
+    data_root: Path | None = None,
 ) -> EvalData:
     """A prepared split: a picture feature with a class label, or with captions. All of it is read once, to hash it.
 
@@ -57,7 +58,7 @@ def read(
         split: where the spec names none.
         classnames: stand in for those that the data set has.
         templates: prompts, none otherwise: tensorflow-datasets has none.
-        data_dir: where data sets lie; `TFDS_DATA_DIR` or ~/tensorflow_datasets otherwise.
+        data_root: looked in first; then `TFDS_DATA_DIR`, or ~/tensorflow_datasets where that is not set.
 
     Raises:
         ConfigError: a wrong spec, no such data, data that needs TensorFlow, or features that are not these.
@@ -67,7 +68,7 @@ def read(
     if parts is None:
         raise wrong(spec, "tfds:NAME[/CONFIG][:VERSION]:SPLIT", "another form", "write it like tfds:mnist:test")
     split = parts["split"] or split
-    builder = _builder(spec, parts["builder"], data_dir)
+    builder = _builder(spec, parts["builder"], data_root)
     picture, answer = _features(spec, builder.info.features)
     rows = _source(spec, builder, split, picture)
     if not len(rows):
@@ -86,20 +87,27 @@ def read(
     return EvalData("classification", pictures, found, spec, names, templates or (), labels)
 
 
-def _builder(spec: str, name: str, data_dir: Path | None) -> Any:
-    """The builder of a data set; the import takes seconds, so it waits until someone asks."""
+def _place(name: str, data_root: Path | None) -> Path:
+    """The folder that data sets lie in; tensorflow-datasets itself looks at the variable only when it is imported."""
+    if data_root is not None and (data_root / re.split("[/:]", name)[0]).is_dir():
+        return data_root
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _builder(spec: str, name: str, data_root: Path | None) -> Any:
+    """The builder of a data set; the import takes a second or more, so it waits until someone asks."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         do = "pip install tensorflow-datasets importlib_resources"
         raise wrong(spec, "tensorflow-datasets", error, do) from error
-    place = data_dir or "TFDS_DATA_DIR"
+    place = _place(name, data_root)
     try:
-        return tfds.builder(name, data_dir=None if data_dir is None else str(data_dir))
+        return tfds.builder(name, data_dir=str(place))
     except ModuleNotFoundError as error:
         raise _needs(spec, error) from error
     except (tfds.core.DatasetNotFoundError, ValueError, OSError, AssertionError) as error:
-        found = str(error).splitlines()[0] if str(error) else type(error).__name__
+        found = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise wrong(spec, f"a data set prepared in {place}", found, "correct the name, or set TFDS_DATA_DIR") from error
 
 

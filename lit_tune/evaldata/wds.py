@@ -70,8 +70,9 @@ def read(
 ) -> EvalData:
     """One split of the folder. All of it is read once, in order, to hash it and to find damage before any work starts.
 
-    That pass runs at the speed of the disk, or of sha256 (about 1 GB/s a core) where the disk is faster: seconds for
-    a set of 10,000 pictures, about 10 for ImageNet's validation set on a local disk. Pictures do not stay in memory.
+    That pass takes the disk's time or, where that is faster, 40 microseconds a sample and 0.7 s a GB of sha256
+    (measured on one core, files in the system's cache: 20,000 pictures of 15 KB in 1.1 s). Pictures do not stay in
+    memory.
 
     Args:
         folder: holds the split's folder and the text files.

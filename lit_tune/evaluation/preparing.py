@@ -15,6 +15,7 @@ from lit_tune.evals.catalog import Task
 from lit_tune.evaluation import pairs
 from lit_tune.evaluation.tasks import Prepared
 
+PROMPT = "a photo of a {}."  # where neither the data nor --templates has one: CLIP's (arXiv 2103.00020, section 3.1.4)
 MAIN = {"classification": "acc1", "multilabel": "mean_average_precision", "retrieval": "mean_recall@1",
         "association": "avg_jaccard_score", "attributes": ""}  # of data of one's own, by its kind  # fmt: skip
 
@@ -98,9 +99,12 @@ def _read(name: str, task: Task | None, where: str, asked: Asked) -> Prepared:
     """One task's data."""
     if pairs.are_pairs(where):
         return _own_pairs(name, task, where, asked)
-    given = {"classnames": asked.classnames, "templates": asked.templates}
+    given = {"classnames": asked.classnames, "templates": asked.templates, "data_root": asked.root}
     names = task.names if task is not None else ""
     data = reading.read(where, kind=task.kind if task is not None else "", names=names, **given)
+    if data.kind in ("classification", "multilabel") and not data.templates:
+        note = f"No prompts came with the data: {PROMPT!r} is used."
+        data = dataclasses.replace(data, templates=(PROMPT,), notes=(*data.notes, note))
     train = reading.read(where, kind=data.kind, names=names, split="train", **given) if asked.probes else None
     return Prepared(task or _task(name, data.kind, len(data)), data, train)
 

@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import clip_benchmark
@@ -137,6 +138,27 @@ def test_the_cache_of_datasets_is_read_as_datasets_reads_it(tmp_path: Path) -> N
         for i, row in enumerate(source):
             np.testing.assert_array_equal(np.asarray(row["image"].convert("RGB")), pixels(data.pictures[i]))
     assert len({data.sha256 for data in found.values()}) == 1
+
+
+def test_what_a_loading_script_of_datasets_leaves_is_read_by_path(tmp_path: Path) -> None:
+    import datasets
+
+    unpacked = tmp_path / "hf" / "downloads" / "extracted" / "ab"
+    unpacked.mkdir(parents=True)
+    for i in range(5):
+        (unpacked / f"{i}.png").write_bytes(picture(i))
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Sequence(datasets.Value("string"))})
+
+    def rows() -> Iterator[dict[str, object]]:
+        for i in range(5):
+            yield {"image": str(unpacked / f"{i}.png"), "caption": captions_of(i)}
+
+    theirs = datasets.Dataset.from_generator(rows, features=features, cache_dir=str(tmp_path / "hf"), split="test")
+    ours = read(tmp_path / "hf", kind="retrieval")
+    assert ours.captions == tuple(tuple(row["caption"]) for row in theirs)
+    assert ours.notes[0].startswith("5 pictures are not in the table"), ours.notes
+    for i, row in enumerate(theirs):
+        np.testing.assert_array_equal(np.asarray(row["image"].convert("RGB")), pixels(ours.pictures[i]))
 
 
 @pytest.mark.parametrize("text", [
