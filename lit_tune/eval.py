@@ -92,7 +92,7 @@ def evaluate_run(flags: EvalFlags) -> tuple[dict[str, float], list[Result]]:
     metrics |= pages.metrics_of(results)
     if distributed.process_index() == 0:
         # a part of the sets, or other prompts for them, is no evaluation of the run: its figures stay as they are
-        whole = not (flags.tasks or flags.class_field or flags.templates or flags.prompt is not None)
+        whole = not (flags.tasks or flags.class_field or flags.templates or _otherwise(flags))
         own_sets = {entry.partition("=")[0] for entry in own.eval.sets}
         kept = [result for result in results if result.task not in own_sets]
         _keep(workdir, step, metrics if whole else pages.metrics_of(kept), kept)
@@ -144,7 +144,7 @@ def _chosen(own: ConfigDict, flags: EvalFlags) -> tuple[ConfigDict, tuple[str, .
         raise errors.ConfigError(errors.explain(
             "--tasks", expected="imagenet, ... or NAME=shards or folder", found="none",
             do="an export has no sets of its own: name one"))
-    if flags.prompt is not None or flags.prompts or flags.dims:  # sets are asked as tasks are: without pixel floors
+    if _otherwise(flags):  # sets are asked as tasks are: without pixel floors
         typed, entries = tuple(entries[name] if name in entries else name for name in typed), {}
     known = tuple(entries[name] for name in typed if name in entries) if flags.tasks else tuple(entries.values())
     foreign = tuple(name for name in typed if name.startswith(others.PREFIX))
@@ -157,6 +157,11 @@ def _chosen(own: ConfigDict, flags: EvalFlags) -> tuple[ConfigDict, tuple[str, .
             config.eval.templates = texts.read_templates(Path(flags.templates).expanduser())
     rest = tuple(name for name in typed if name not in (*entries, *entries.values(), *foreign))
     return config, rest, foreign
+
+
+def _otherwise(flags: EvalFlags) -> bool:
+    """Whether other prompts or widths are asked for, which a run's own evaluation of its sets does not have."""
+    return flags.prompt is not None or bool(flags.prompts or flags.dims)
 
 
 def _asked(config: ConfigDict, flags: EvalFlags) -> preparing.Asked:
