@@ -30,7 +30,6 @@ from lit_tune.evals.results import FILE, Result
 from lit_tune.evaluation import others, pages, preparing, sets, systems, tasks, training
 from lit_tune.flags import EvalFlags
 
-PROBES = ("knn", "linear")
 IN_FULL = 4  # tasks up to which every figure is printed
 
 
@@ -130,10 +129,6 @@ def _check(flags: EvalFlags) -> None:
     if flags.args:
         raise errors.ConfigError(errors.explain("eval", expected="flags only", found=repr(flags.args[0]),
                                                 do="write --compare before systems to compare"))
-    wrong = [probe for probe in flags.probes if probe not in PROBES]
-    if wrong:
-        raise errors.ConfigError(errors.explain("--probes", expected=" or ".join(PROBES), found=repr(wrong[0]),
-                                                do="choose among them"))
 
 
 def _chosen(own: ConfigDict, flags: EvalFlags) -> tuple[ConfigDict, tuple[str, ...], tuple[str, ...]]:
@@ -171,7 +166,7 @@ def _asked(config: ConfigDict, flags: EvalFlags) -> preparing.Asked:
              for name, text in (("classnames", flags.classnames), ("templates", flags.templates))}
     return preparing.Asked(Path(root).expanduser() if root else None, config.data, **files,
                            class_field=flags.class_field or "", caption_field=config.eval.caption_field,
-                           probes=bool(flags.probes))  # fmt: skip
+                           probes=flags.probes)  # fmt: skip
 
 
 def _options(flags: EvalFlags) -> tasks.Options:
