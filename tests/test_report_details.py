@@ -136,3 +136,77 @@ def test_a_kind_without_answers_stores_its_name_alone():
         "task": "game", "kind": "association", "samples": 3}
 
 
+
+
+def captioned(captions, **more):
+    return EvalData("retrieval", Drawn(len(captions), **more), "0" * 64, "here", captions=tuple(captions))
+
+
+THINGS = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def test_captions_whose_picture_ranks_worst_come_first():
+    data = captioned([("a cat", "tom"), ("a dog",), ("a cow",), ("a hen",)])
+    ztxt = np.array([[1, 0, 0, 0], [0.1, 0.5, 0.4, 0.3], [0, 1, 0, 0], [0.1, 0.3, 0.2, 0.9], [0, 0, 0, 1]])
+    mistakes = collected(data, THINGS, ztxt)["mistakes"]
+    told = [(m["caption"], m["rank"], m["of"]) for m in mistakes["worst"]]
+    assert told == [("tom", 4, 4), ("a cow", 3, 4)] and (mistakes["count"], mistakes["texts"]) == (2, 5)
+    answers = [(a["caption"], a["score"], a["right"]) for a in mistakes["worst"][1]["found"]]
+    assert answers == [("a hen", 0.9, False), ("a dog", 0.3, False), ("a cow", 0.2, True), ("a cat", 0.1, False)]
+
+
+def test_equal_captions_are_right_for_each_others_pictures_and_shown_once():
+    data = captioned([("a cat",), ("a cat",), ("a dog",), ("a hen",)])
+    right = collected(data, THINGS, THINGS[[1, 0, 2, 3]])
+    assert right["mistakes"]["count"] == 0
+    wrong = collected(data, THINGS, THINGS[[2, 3, 2, 3]])["mistakes"]
+    assert [m["caption"] for m in wrong["worst"]] == ["a cat"] and wrong["count"] == 1
+
+
+def test_queries_of_the_grid_do_not_depend_on_what_is_found():
+    data = captioned([(f"thing {i}",) for i in range(30)])
+    z = np.random.default_rng(0).normal(size=(30, 8))
+    one, two = (collected(data, vectors, z)["grid"] for vectors in (z, z[::-1].copy()))
+    for direction in ("texts", "pictures"):
+        assert [e["text"] for e in one[direction]] == [e["text"] for e in two[direction]]
+        assert len(one[direction]) == 6 and all(len(e["found"]) == 5 for e in one[direction])
+    unit = z / np.linalg.norm(z, axis=1)[:, None]
+    assert all(e["found"][0]["right"] for e in collected(data, unit, unit)["grid"]["texts"])
+
+
+def test_map_finds_the_two_directions_of_largest_spread_and_the_gap():
+    zimg = np.array([[3, 1, 0.5], [-3, 1, 0.5], [3, -1, 0.5], [-3, -1, 0.5]])
+    ztxt = zimg - [0, 0, 1]
+    shown = collected(captioned([(f"thing {i}",) for i in range(4)]), zimg, ztxt)["map"]
+    # by hand: squares sum to 72, 8 and 2 along the axes
+    assert shown["raw"]["gap"] == 1.0 and shown["raw"]["explained"] == [round(72 / 82, 4), round(8 / 82, 4)]
+    assert shown["raw"]["pictures"] == shown["raw"]["texts"] == [[3, 1], [-3, 1], [3, -1], [-3, -1]]
+    assert shown["centred"]["explained"] == [0.9, 0.1] and shown["centred"]["gap"] == 0
+    assert sorted((i, j, text) for i, j, text in shown["pairs"]) == [(i, i, f"thing {i}") for i in range(4)]
+
+
+def test_map_agrees_with_singular_values_and_centring_brings_the_centroids_together():
+    rng = np.random.default_rng(0)
+    zimg, ztxt = rng.normal(size=(50, 6)) + [1, 0, 0, 0, 0, 0], rng.normal(size=(20, 6))
+    shown = collected(classes(rng.integers(0, 20, 50), map(str, range(20))), zimg, ztxt)["map"]
+    both = np.concatenate([zimg, ztxt])
+    squares = np.linalg.svd(both - both.mean(0), compute_uv=False) ** 2
+    np.testing.assert_allclose(shown["raw"]["explained"], squares[:2] / squares.sum(), atol=1e-4)
+    np.testing.assert_allclose(shown["raw"]["gap"], np.linalg.norm(zimg.mean(0) - ztxt.mean(0)), atol=1e-4)
+    assert np.abs(shown["centred"]["centres"]).max() < 1e-4 < np.abs(shown["raw"]["centres"]).max()
+
+
+def test_map_of_constant_vectors_explains_nothing():
+    shown = collected(classes([0, 1, 2], "abc"), np.tile(AXES[:1], (3, 1)), np.tile(AXES[:1], (3, 1)))["map"]
+    assert shown["raw"]["explained"] == [0, 0] and not np.any(shown["raw"]["pictures"]) and shown["raw"]["gap"] == 0
+
+
+def test_a_large_set_of_captions_stays_within_its_size_and_its_map_keeps_pairs():
+    rng = np.random.default_rng(0)
+    zimg, ztxt = (rng.normal(size=(n, 16)).astype(np.float32) for n in (3000, 9000))
+    data = captioned([tuple(f"thing {i} {j} " * 40 for j in range(3)) for i in range(3000)], side=200, noise=True)
+    shown = collected(data, zimg, ztxt)
+    assert len(json.dumps(shown)) < 1_500_000 and len(shown["mistakes"]["worst"]) == 16
+    points = shown["map"]["raw"]
+    assert len(points["pictures"]) == len(points["texts"]) == 1500 and len(shown["map"]["pairs"]) == 40
+    assert len(set(data.pictures.opened)) <= 132

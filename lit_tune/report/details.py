@@ -8,10 +8,11 @@ from jaxtyping import Float
 
 from lit_tune.evaldata.dataset import EvalData
 from lit_tune.evals.scoring import Answers
-from lit_tune.report import details_classes
-from lit_tune.report.details_parts import short, thumbnails
+from lit_tune.report import details_classes, details_map, details_pairs
+from lit_tune.report.details_parts import short, thumbnail, thumbnails
 
 OF_CLASSES = 12_000  # characters of one picture: 36 of them at most
+OF_PAIRS = 8_000  # 132 of them at most
 
 
 def collect(
@@ -38,4 +39,16 @@ def collect(
         shown["mistakes"] = details_classes.mistakes(data, zimg, answers, small, seed)
     if data.kind == "classification":
         shown["confusion"] = details_classes.confusion(data, zimg, answers)
+    if data.kind == "retrieval":
+        shown |= _pairs(data, zimg, answers.ztxt, picture, seed)
+    shown["map"] = details_map.collect(data, zimg, answers.ztxt, seed)
     return shown
+
+
+def _pairs(
+    data: EvalData, zimg: np.ndarray, ztxt: np.ndarray, picture: Callable[[int], bytes], seed: int
+) -> dict[str, Any]:
+    """{"mistakes", "grid"} of captions and pictures."""
+    mistakes = details_pairs.mistakes(data.captions, zimg, ztxt, thumbnails(picture, OF_PAIRS))
+    grid = details_pairs.grid(data.captions, zimg, ztxt, picture, lambda file: thumbnail(file, OF_PAIRS), seed)
+    return {"mistakes": mistakes, "grid": grid}

@@ -1,5 +1,6 @@
 """What the stored details of a task are made of: small pictures, short texts, JSON numbers."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -12,27 +13,27 @@ TEXT = 240  # characters of a name or caption that are kept
 SIZES = ((144, 92), (128, 85), (112, 75), (96, 65), (80, 50), (64, 40))  # longest side in pixels, JPEG quality
 
 
+def thumbnail(picture: bytes, most: int) -> str:
+    """The `data:` URI of a picture, made smaller until it has at most `most` characters.
+
+    A picture that is too busy even at the smallest size is kept at that size.
+    """
+    uri = ""
+    for side, quality in SIZES:
+        uri = data_uri(picture, side, quality)
+        if len(uri) <= most:
+            break
+    return uri
+
+
 def thumbnails(picture: Callable[[int], bytes], most: int) -> Callable[[int], str]:
-    """A function from a picture's number to its `data:` URI of at most `most` characters; each is read once.
+    """A function from a picture's number to its `thumbnail`; each picture is read once.
 
     Args:
         picture: the encoded file of picture i.
-        most: a busy picture is made smaller until it fits; the smallest size is kept as it is.
+        most: characters.
     """
-    made: dict[int, str] = {}
-
-    def one(i: int) -> str:
-        if i not in made:
-            data = picture(i)
-            uris = (data_uri(data, side, quality) for side, quality in SIZES)
-            uri = ""
-            for uri in uris:
-                if len(uri) <= most:
-                    break
-            made[i] = uri
-        return made[i]
-
-    return one
+    return functools.cache(lambda i: thumbnail(picture(i), most))
 
 
 def short(text: str) -> str:
