@@ -5,14 +5,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from lit_tune.evals.aggregate import main
 from lit_tune.evals.results import Result
 from lit_tune.files import write_atomically
-from lit_tune.report.curves import overview
+from lit_tune.report import curves
 from lit_tune.report.examples import Examples
 from lit_tune.report.notes import notes
 from lit_tune.report.retrieval import retrieval
 from lit_tune.report.scores import scores
 from lit_tune.report.style import CSS
+from lit_tune.report.tabs import CSS as TABS_CSS, Tab, blocks, frame
+from lit_tune.report.task_settings import seconds_table, settings, variants_table
 from lit_tune.report.tasks_table import tasks_table
 
 # The page says itself that nothing may be loaded from anywhere.
@@ -21,6 +24,9 @@ _HEAD = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title><style>{css}</style></head><body><main>
+"""
+_FOOT = """<footer class="soft">Everything on this page is inside this file; nothing is loaded from elsewhere.</footer>
+</main></body></html>
 """
 
 
@@ -53,12 +59,19 @@ def write_report(
         sources: system title -> a line that says where its figures were read.
         aggregates: as from `aggregate.aggregate`, of these results.
     """
-    page = _HEAD.format(title=escape(title), css=CSS) + "".join(
-        [f"<h1>{escape(title)}</h1>", _facts(facts), scores(metrics), overview(list(lines))]
-        + [tasks_table(results, published, sources, aggregates)]
-        + [retrieval(e) for e in examples]
-        + [notes(metrics), "</main></body></html>\n"]
-    )
+    lines = list(lines)
+    tasks = [tasks_table(results, published, sources, aggregates), variants_table(results), settings(results),
+             seconds_table(results)]  # fmt: skip
+    mains = {result.task: found.metric for result in results if (found := main(result))}
+    overview = [_facts(facts), scores(metrics, [result.task for result in results]), curves.overview(lines)]
+    tabs = frame([
+        Tab("overview", "Overview", "".join(overview)),
+        Tab("training", "Training", curves.small_multiples(lines, mains)),
+        Tab("tasks", "Tasks", "".join(tasks)),
+        Tab("retrieval", "Retrieval", blocks("retrieval", {one.set_name: [retrieval(one)] for one in examples})),
+        Tab("notes", "Reading the numbers", notes(metrics, bool(results), bool(published))),
+    ])  # fmt: skip
+    page = f"{_HEAD.format(title=escape(title), css=CSS + TABS_CSS)}<h1>{escape(title)}</h1>{tabs}{_FOOT}"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)  # a browser that reloads during an evaluation never sees half a page
 
@@ -66,7 +79,7 @@ def write_report(
 def _facts(facts: Mapping[str, object]) -> str:
     """The run in a few small cards."""
     cards = [f"<div><dt>{escape(str(k))}</dt><dd>{escape(_plain(v))}</dd></div>" for k, v in facts.items()]
-    return f'<dl class="facts">{"".join(cards)}</dl>'
+    return f'<dl class="facts">{"".join(cards)}</dl>' if cards else ""
 
 
 def _plain(value: object) -> str:
