@@ -10,6 +10,7 @@ from lit_tune.errors import explain
 
 KS = (1, 5, 10)
 TILE = (2048, 4096)  # queries x candidates compared at a time: 64 MiB of float64 scores
+SLICE = 16_384  # candidates of a handful of queries: 100 MB of float64 rows at a width of 768
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,17 @@ def nearest(
 ) -> tuple[Int[np.ndarray, "q k"], Float[np.ndarray, "q k"]]:
     """(indices, scores) of the k best candidates of each query, best first; equal scores keep their order.
 
-    For a handful of queries: the (q, c) scores are held at once. k is cut to the number of candidates.
+    For a handful of queries: a slice of the candidates at a time. k is cut to the number of candidates.
     """
-    scores = _products(queries, candidates)
-    # a stable sort, so that a page written twice is the same page
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # (q, k)
-    return order, np.take_along_axis(scores, order, axis=1)
+    items, scores = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
+    for start in range(0, len(candidates), SLICE):
+        block = _products(queries, candidates[start : start + SLICE])
+        scores = np.concatenate([scores, block], axis=1)
+        items = np.concatenate([items, np.broadcast_to(np.arange(block.shape[1]) + start, block.shape)], axis=1)
+        # a stable sort, so that a page written twice is the same page
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        items, scores = np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)  # (q, k)
+    return items, scores
 
 
 def _check(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray, caption_group: np.ndarray) -> None:
