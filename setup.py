@@ -41,7 +41,7 @@ EXTRAS = {
     "torch": ["torch>=2.10", "timm>=1.0.16", "open_clip_torch", "sentence-transformers"],
     "onnx": ["onnx", "onnxruntime"],
     # clip-benchmark 1.6.2 breaks on numpy 2.4 by itself; lit_tune.integrations.clip_benchmark runs it there
-    "eval": ["clip-benchmark", "mteb>=2.26"],
+    "eval": ["clip-benchmark", "mteb>=2.26", "scikit-learn"],
     "launch": ["xpk", "skypilot"],
     "notebook": ["ipykernel", "matplotlib", "umap-learn"],
     "test": TEST,

@@ -1,0 +1,71 @@
+"""WinoGAViL: which of a handful of pictures go with a cue? The k nearest are chosen, k being how many there are.
+
+Source: eval_utils/wino_eval.py of github.com/mlfoundations/datacomp: "A cue" or "An cue" as the text, the Jaccard index
+of chosen and right pictures, its mean over puzzles by their number of candidates.
+"""
+
+from collections.abc import Callable, Sequence
+from math import comb
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from lit_tune.evaldata.dataset import Puzzle
+from lit_tune.evals.intervals import interval
+
+SIZES = {"5": (5, 5), "6": (6, 6), "10": (10, 10), "12": (12, 12), "5-6": (0, 6), "10-12": (10, 10**9)}
+
+
+def figures(
+    puzzles: Sequence[Puzzle], zimg: Float[np.ndarray, "n d"], embed_text: Callable[[list[str]], np.ndarray]
+) -> dict[str, float]:
+    """{"avg_jaccard_score", "jaccard_score_SIZE"}, each with _chance, _low, _high over puzzles; only sizes that occur.
+
+    Args:
+        puzzles: cues and their candidates.
+        zimg: (n, d) unit rows of all pictures.
+        embed_text: texts to unit rows; called once.
+    """
+    ztxt = embed_text([prompt(puzzle.cue) for puzzle in puzzles])
+    scores = np.array([jaccard(chosen(zimg[p.candidates] @ z, p.right), p.right)
+                       for p, z in zip(puzzles, ztxt, strict=True)])  # fmt: skip
+    chances = np.array([chance(len(p.right), int(p.right.sum())) for p in puzzles])
+    sizes = np.array([len(p.right) for p in puzzles])
+    found = _mean("avg_jaccard_score", scores, chances)
+    for name, (low, high) in SIZES.items():
+        here = (sizes >= low) & (sizes <= high)
+        if here.any():
+            found |= _mean(f"jaccard_score_{name}", scores[here], chances[here])
+    return found
+
+
+def prompt(cue: str) -> str:
+    """The text of a cue: "A werewolf", "An owl"."""
+    word = cue.lower()
+    return f"{'An' if word[:1] in tuple('aeiou') else 'A'} {word}"
+
+
+def chosen(scores: Float[np.ndarray, " k"], right: Bool[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
+    """The as many nearest candidates as are right; among equal scores the wrong ones first, and NaN last."""
+    order = np.lexsort((right, -np.nan_to_num(scores.astype(np.float64), nan=-np.inf)))
+    picked = np.zeros(len(right), bool)
+    picked[order[: right.sum()]] = True
+    return picked
+
+
+def jaccard(picked: Bool[np.ndarray, " k"], right: Bool[np.ndarray, " k"]) -> float:
+    """Size of the intersection over that of the union."""
+    return float((picked & right).sum() / (picked | right).sum())
+
+
+def chance(candidates: int, right: int) -> float:
+    """The expected Jaccard index of choosing `right` of the candidates blindly (hypergeometric, exact)."""
+    ways = [comb(right, hit) * comb(candidates - right, right - hit) for hit in range(right + 1)]
+    return sum(way * hit / (2 * right - hit) for hit, way in enumerate(ways)) / sum(ways)
+
+
+def _mean(name: str, scores: Float[np.ndarray, " p"], chances: Float[np.ndarray, " p"]) -> dict[str, float]:
+    """A mean with what belongs beside it."""
+    low, high = interval(scores[None], np.arange(len(scores)))[0]
+    return {name: float(scores.mean()), f"{name}_chance": float(chances.mean()), f"{name}_low": float(low),
+            f"{name}_high": float(high)}  # fmt: skip
