@@ -4,7 +4,7 @@ The buttons stand before the panels, as their siblings, so that the arrow keys w
 panel, and so does a browser that ignores style sheets.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 
@@ -25,6 +25,7 @@ CSS = f"""
 .within a, .sources a {{ color: var(--s0); overflow-wrap: anywhere; }}
 .block {{ border-top: 1px solid var(--rule); margin-top: 26px; padding-top: 2px; scroll-margin-top: 8px; }}
 .block > h3 {{ margin: 16px 0 8px; overflow-wrap: anywhere; }}
+.block > section > h3 {{ display: none; }}
 @media (max-width: 640px) {{ .tabs > label {{ padding: 7px 8px; font-size: .92rem; }} }}
 @media print {{ .panel {{ display: block; }} .tabs > label {{ display: none; }} details::details-content {{
   content-visibility: visible; }} }}
@@ -56,14 +57,14 @@ def _button(tab: Tab, checked: bool) -> str:
             f'<label for="tab-{tab.name}">{escape(tab.title)}</label>')  # fmt: skip
 
 
-def blocks(tab: str, parts: Mapping[str, Sequence[str]]) -> str:
+def blocks(tab: str, parts: Mapping[str, str]) -> str:
     """The parts of a tab under headings, with a list of links to them where there are many; "" without any.
 
     Args:
         tab: name of the tab, for the targets of the links.
-        parts: {heading: pieces of HTML}; a heading without content is left out.
+        parts: {heading: HTML}; a heading without content is left out.
     """
-    there = [(title, "".join(pieces)) for title, pieces in parts.items() if any(pieces)]
+    there = [(title, content) for title, content in parts.items() if content]
     links = "".join(f'<li><a href="#{tab}-{i}">{escape(title)}</a></li>' for i, (title, _) in enumerate(there))
     within = f'<ul class="within">{links}</ul>' if len(there) > 2 else ""
     return within + "".join(
