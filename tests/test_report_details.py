@@ -179,7 +179,7 @@ def test_map_finds_the_two_directions_of_largest_spread_and_the_gap():
     ztxt = zimg - [0, 0, 1]
     shown = collected(captioned([(f"thing {i}",) for i in range(4)]), zimg, ztxt)["map"]
     # by hand: squares sum to 72, 8 and 2 along the axes
-    assert shown["raw"]["gap"] == 1.0 and shown["raw"]["explained"] == [round(72 / 82, 4), round(8 / 82, 4)]
+    assert shown["raw"]["gap"] == 1.0 and shown["raw"]["explained"] == [round(72 / 82, 6), round(8 / 82, 6)]
     assert shown["raw"]["pictures"] == shown["raw"]["texts"] == [[3, 1], [-3, 1], [3, -1], [-3, -1]]
     assert shown["centred"]["explained"] == [0.9, 0.1] and shown["centred"]["gap"] == 0
     assert sorted((i, j, text) for i, j, text in shown["pairs"]) == [(i, i, f"thing {i}") for i in range(4)]

@@ -41,7 +41,7 @@ def short(text: str) -> str:
     return text if len(text) <= TEXT else text[: TEXT - 1] + "\u2026"
 
 
-def number(x: float | np.floating, digits: int = 4) -> float | None:
+def number(x: float | np.floating, digits: int = 6) -> float | None:
     """A rounded float that JSON knows; None for one that is not finite."""
     return round(float(x), digits) if math.isfinite(x) else None
 

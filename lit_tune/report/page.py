@@ -1,19 +1,23 @@
 """eval/report.html: what a run was, what it scored beside its floors, and what it finds. One file, no script."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from lit_tune.evals.aggregate import main
 from lit_tune.evals.results import Result
 from lit_tune.files import write_atomically
-from lit_tune.report.curves import overview
+from lit_tune.report import confusion, curves, embedding_map, grids, mistakes
+from lit_tune.report.details_style import CSS as DETAILS_CSS
 from lit_tune.report.examples import Examples
 from lit_tune.report.notes import notes
 from lit_tune.report.retrieval import retrieval
 from lit_tune.report.scores import scores
 from lit_tune.report.style import CSS
-from lit_tune.report.tasks_table import tasks_table
+from lit_tune.report.tabs import CSS as TABS_CSS, Tab, blocks, frame
+from lit_tune.report.task_settings import seconds_table, settings, variants_table
+from lit_tune.report.tasks_table import tasks_table, title_of
 
 # The page says itself that nothing may be loaded from anywhere.
 _HEAD = """<!doctype html>
@@ -21,6 +25,9 @@ _HEAD = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title><style>{css}</style></head><body><main>
+"""
+_FOOT = """<footer class="soft">Everything on this page is inside this file; nothing is loaded from elsewhere.</footer>
+</main></body></html>
 """
 
 
@@ -53,20 +60,47 @@ def write_report(
         sources: system title -> a line that says where its figures were read.
         aggregates: as from `aggregate.aggregate`, of these results.
     """
-    page = _HEAD.format(title=escape(title), css=CSS) + "".join(
-        [f"<h1>{escape(title)}</h1>", _facts(facts), scores(metrics), overview(list(lines))]
-        + [tasks_table(results, published, sources, aggregates)]
-        + [retrieval(e) for e in examples]
-        + [notes(metrics), "</main></body></html>\n"]
-    )
+    lines = list(lines)
+    tasks = [tasks_table(results, published, sources, aggregates), variants_table(results), settings(results),
+             seconds_table(results)]  # fmt: skip
+    mains = {result.task: found.metric for result in results if (found := main(result))}
+    names = {result.task: title_of(result) for result in results}
+    overview = [_facts(facts), scores(metrics, [result.task for result in results]), curves.overview(lines)]
+    tabs = frame([
+        Tab("overview", "Overview", "".join(overview)),
+        Tab("training", "Training", curves.small_multiples(lines, mains)),
+        Tab("tasks", "Tasks", "".join(tasks)),
+        Tab("mistakes", "Mistakes", blocks("mistakes", _panels(mistakes.panel, details, names))),
+        Tab("retrieval", "Retrieval", blocks("retrieval", _found(examples, details, names))),
+        Tab("confusion", "Confusion", blocks("confusion", _panels(confusion.panel, details, names))),
+        Tab("map", "Map", blocks("map", _panels(embedding_map.panel, details, names))),
+        Tab("notes", "Reading the numbers", notes(metrics, bool(results), bool(published))),
+    ])  # fmt: skip
+    page = f"{_HEAD.format(title=escape(title), css=CSS + DETAILS_CSS + TABS_CSS)}<h1>{escape(title)}</h1>{tabs}{_FOOT}"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)  # a browser that reloads during an evaluation never sees half a page
+
+
+def _panels(
+    panel: Callable[[Mapping[str, Any]], str], details: Sequence[Mapping[str, Any]], names: Mapping[str, str]
+) -> dict[str, str]:
+    """{title of a task: its panel of one kind}, "" where it has none."""
+    return {names.get(one["task"], one["task"]): panel(one) for one in details}
+
+
+def _found(
+    examples: Sequence[Examples], details: Sequence[Mapping[str, Any]], names: Mapping[str, str]
+) -> dict[str, str]:
+    """{title: what random queries find}: a set whose details hold such queries is shown once."""
+    shown = {one["task"] for one in details if one.get("grid")}
+    own = {one.set_name: retrieval(one) for one in examples if one.set_name not in shown}
+    return own | _panels(grids.panel, details, names)
 
 
 def _facts(facts: Mapping[str, object]) -> str:
     """The run in a few small cards."""
     cards = [f"<div><dt>{escape(str(k))}</dt><dd>{escape(_plain(v))}</dd></div>" for k, v in facts.items()]
-    return f'<dl class="facts">{"".join(cards)}</dl>'
+    return f'<dl class="facts">{"".join(cards)}</dl>' if cards else ""
 
 
 def _plain(value: object) -> str:

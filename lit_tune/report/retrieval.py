@@ -8,11 +8,9 @@ from lit_tune.report.examples import Answer, Example, Examples, data_uri
 
 def retrieval(examples: Examples) -> str:
     """Texts with the pictures they found, then pictures with the captions they found."""
-    name = escape(examples.set_name)
     texts = "".join(_text_example(e) for e in examples.texts)
     pictures = "".join(_picture_example(e) for e in examples.pictures)
     return (
-        f"<h3>What it finds: {name}</h3>"
         '<p class="soft">Queries drawn at random, whether they worked or not. Best answer first; right answers have '
         "a green border and a check mark. Point at a picture to read its caption and cosine.</p>"
         f'<h4>Text to image</h4><div class="examples">{texts}</div>'

@@ -1,11 +1,12 @@
 """The table of scores of the sets that a run measures itself by: each beside its interval, chance, floors, ceiling."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 from lit_tune.evals.tables import Row, column_title, companions, rows, sizes
 
+MOST = 6  # sets of the overview that the table of tasks holds too
 _MARKS = {
     "chance": "chance",
     "floor_group_oracle": "oracle",
@@ -13,23 +14,36 @@ _MARKS = {
 }  # companion -> class of its mark; others by first word
 
 
-def scores(metrics: Mapping[str, float]) -> str:
-    """One table a set: score, interval, bar with its marks, chance, floors."""
+def scores(metrics: Mapping[str, float], tasks: Collection[str] = ()) -> str:
+    """One table a set: score, interval, bar with its marks, chance, floors; "" without rates.
+
+    Args:
+        metrics: as from `evaluate_set`, of all sets.
+        tasks: names of those that the table of tasks holds as well: here only the first `MOST` sets in all are shown.
+    """
     every = rows(metrics)
-    if not every:
+    names = dict.fromkeys(row.set_name for row in every if "[" not in row.set_name)  # variants have their own table
+    own = [name for name in names if name not in tasks]
+    shown = own + [name for name in names if name in tasks][: max(0, MOST - len(own))]
+    if not shown:
         return ""
-    keys = dict.fromkeys(c for row in every for c in row.beside if c not in ("low", "high"))
+    keys = dict.fromkeys(c for row in every if row.set_name in shown for c in row.beside if c not in ("low", "high"))
     legend = "".join(f'<span class="key {mark(c)}">{escape(column_title(c))}</span>' for c in keys)
-    parts = ['<h3>Scores</h3><p class="soft">Per cent, with a 95 % interval over the test pictures (the thin line). '
-             f'Further down the page says what the marks stand for.</p><div class="legend">{legend}</div>']  # fmt: skip
-    for name in dict.fromkeys(row.set_name for row in every):
-        block = [row for row in every if row.set_name == name]
-        columns = companions(block)
-        heads = "".join(f"<th>{escape(column_title(c))}</th>" for c in columns)
-        parts.append(f'<h4>{escape(name)} <span class="soft">{sizes(metrics, name)}</span></h4><div class="wide">')
-        parts.append(f'<table><thead><tr><th></th><th>score [interval]</th><th class="bar"></th>{heads}</tr></thead>')
-        parts.append(f"<tbody>{''.join(_score_row(row, columns) for row in block)}</tbody></table></div>")
-    return "".join(parts)
+    more = len(names) - len(shown)
+    rest = f'<p class="soft">{more} more under <label class="link" for="tab-tasks">Tasks</label>.</p>' if more else ""
+    return ('<h3>Scores</h3><p class="soft">Per cent, with a 95 % interval over the test pictures (the thin line). '
+            f'What the marks stand for is said under Reading the numbers.</p><div class="legend">{legend}</div>'
+            + "".join(_block(metrics, name, [row for row in every if row.set_name == name]) for name in shown)
+            + rest)  # fmt: skip
+
+
+def _block(metrics: Mapping[str, float], name: str, block: list[Row]) -> str:
+    """The table of one set."""
+    columns = companions(block)
+    heads = "".join(f"<th>{escape(column_title(c))}</th>" for c in columns)
+    return (f'<h4>{escape(name)} <span class="soft">{sizes(metrics, name)}</span></h4><div class="wide"><table>'
+            f'<thead><tr><th></th><th>score [interval]</th><th class="bar"></th>{heads}</tr></thead>'
+            f"<tbody>{''.join(_score_row(row, columns) for row in block)}</tbody></table></div>")  # fmt: skip
 
 
 def mark(companion: str) -> str:

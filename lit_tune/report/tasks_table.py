@@ -71,6 +71,11 @@ def _shown(
                   {system: sources[system] for system in fit if system in most and system in sources})  # fmt: skip
 
 
+def title_of(result: Result) -> str:
+    """The task's name for readers."""
+    return TASKS[result.task].title if result.task in TASKS else result.dataset or result.task
+
+
 def other_split(result: Result) -> bool:
     """Whether a named task was measured on another number of pictures than its published split holds."""
     samples = result.settings.get("samples")
@@ -107,8 +112,7 @@ def _line(result: Result, others: Others) -> str:
     """The row of a task."""
     found = main(result)
     near = beside(result.metrics, found.metric) if found else {}
-    title = TASKS[result.task].title if result.task in TASKS else result.dataset or result.task
-    return _row(title, found, near, _cells(result.task, other_split(result), others))
+    return _row(title_of(result), found, near, _cells(result.task, other_split(result), others))
 
 
 def _row(title: str, found: Main | None, near: Mapping[str, float], cells: str, kind: str = "") -> str:
