@@ -166,13 +166,15 @@ def test_sampled_queries_of_a_large_comparison_equal_brute_force():
 
 
 @pytest.mark.parametrize("kind", [random, constant])
-def test_memory_stays_far_below_the_matrix_and_files_are_read_in_blocks(kind, tmp_path):
-    n, d = (10_000, 64) if kind is random else (6000, 8)
+def test_memory_stays_far_below_the_matrix_and_files_are_read_in_blocks(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiles, "WIDE_ROWS", 64)
+    monkeypatch.setattr(tiles, "PAIR_NUMBERS", 2**14)
+    n, d = 2500, 64 if kind is random else 8
     rng = np.random.default_rng(0)
     np.save(tmp_path / "zimg.npy", kind(rng, n, d))
     np.save(tmp_path / "ztxt.npy", kind(rng, n, d))
     zimg, ztxt = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("zimg", "ztxt"))
-    rows, columns = tile = (256, 512)
+    rows, columns = tile = (128, 256)
     tracemalloc.start()
     found = r.find(zimg, ztxt, np.arange(n), np.arange(n), tile)
     peak = tracemalloc.get_traced_memory()[1]
