@@ -115,25 +115,17 @@ def find(
     Raises:
         ValueError: shapes do not fit, an owner is out of range, or a picture has no caption.
     """
-    to_image = find_pictures(zimg, ztxt, owner, caption_group, tile)
-    group = np.unique(caption_group, return_inverse=True)[1].reshape(-1)
-    texts_of = _ragged(group, np.arange(len(ztxt)), int(group.max()) + 1)
-    return to_image, _compare(zimg, ztxt, _ragged(owner, group, len(zimg)), texts_of, tile)
-
-
-def find_pictures(
-    zimg: Float[np.ndarray, "n d"],
-    ztxt: Float[np.ndarray, "m d"],
-    owner: Integer[np.ndarray, " m"],
-    caption_group: Integer[np.ndarray, " m"],
-    tile: tuple[int, int] = TILE,
-) -> Found:
-    """The first half of `find` alone: captions looking for pictures (m,). Arguments and errors as there."""
     _check(zimg, ztxt, owner, caption_group)
     group = np.unique(caption_group, return_inverse=True)[1].reshape(-1)
+    size = int(group.max()) + 1
     # right pairs go through the groups and are listed for a tile at a time: all of them could be n x m
-    images_of = _ragged(group, owner, int(group.max()) + 1)
-    return _compare(ztxt, zimg, _ragged(np.arange(len(ztxt)), group, len(ztxt)), images_of, tile)
+    images_of = _ragged(group, owner, size)
+    texts_of = _ragged(group, np.arange(len(ztxt)), size)
+    groups_of_image = _ragged(owner, group, len(zimg))
+    group_of_text = _ragged(np.arange(len(ztxt)), group, len(ztxt))
+    to_image = _compare(ztxt, zimg, group_of_text, images_of, tile)
+    to_text = _compare(zimg, ztxt, groups_of_image, texts_of, tile)
+    return to_image, to_text
 
 
 def find_labels(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from lit_tune.evals.retrieval import find_pictures, nearest
+from lit_tune.evals.retrieval import find, nearest
 from lit_tune.evals.sets import EvalSet
 from lit_tune.report.details_parts import number, short
 from lit_tune.report.examples import Answer, Example, choose
@@ -31,7 +31,7 @@ def mistakes(
     (pictures in all) and "found": the first five as {"picture", "caption", "score", "right"}.
     """
     texts, owner, group = numbered(captions)
-    ranks = find_pictures(zimg, ztxt, owner, group).ranks
+    ranks = find(zimg, ztxt, owner, group)[0].ranks
     order = np.argsort(-ranks, kind="stable")[: np.count_nonzero(ranks)]
     once = np.sort(np.unique(group[order], return_index=True)[1])[:WORST]  # the worst one of each text
     rows = order[once]
