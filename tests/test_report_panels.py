@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from shown_tasks import AXES, EVIL, SEEN, THINGS, TRUE, captioned, classes, collected
 from test_report import Nesting
-from test_report_details import AXES, EVIL, SEEN, THINGS, TRUE, captioned, classes, collected
 
 from lit_tune.report import confusion, embedding_map, grids, mistakes
 from lit_tune.report.details_style import CSS

@@ -32,7 +32,7 @@ table.heat { width: auto; font-size: .78rem; border-collapse: separate; border-s
 svg.points { display: block; width: 100%; height: auto; background: var(--card); border-radius: 10px; }
 .points path { fill: none; }
 .points .pictures { stroke: var(--s0); stroke-width: 4.4; stroke-linecap: round; opacity: .4; }
-.points .texts { stroke: var(--s1); stroke-width: 4; stroke-linecap: square; opacity: .45; }
+.points .texts { stroke: var(--s1); stroke-width: 4; stroke-linecap: square; opacity: .6; }
 .points .pair { stroke: var(--soft); stroke-width: 1; opacity: .75; }
 .points .picture { fill: var(--s0); }
 .points .text { fill: var(--s1); }
@@ -46,6 +46,6 @@ svg.points { display: block; width: 100%; height: auto; background: var(--card);
 .map .legend .join { height: 0; width: 16px; border-top: 2px solid var(--soft); }
 @media (max-width: 640px) { .cards { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 8px; }
   .beside { grid-template-columns: minmax(0, 1fr); gap: 10px; }
-  .beside .own { width: 30%; border-right: 0; padding-right: 0; }
+  .beside .own { width: 22%; border-right: 0; padding-right: 0; }
   .heat tbody th span { max-width: 84px; } }
 """

@@ -25,18 +25,18 @@ def panel(details: Mapping[str, Any]) -> str:
     kind = "captions" if details["kind"] == "retrieval" else "classes"
     return (
         '<section class="map"><h3>Where pictures and texts lie</h3><p class="soft">The two directions in which the '
-        f"vectors of both together spread most (principal components). {_drawn(stored, 'pictures')}, "
-        f"{_drawn(stored, 'texts')} ({kind}). Lines join some pictures, drawn at random, to a text of their own. Two "
+        f"vectors of both together spread most (principal components). {_drawn(stored, 'pictures', 'pictures')}; "
+        f"{_drawn(stored, 'texts', kind)}. Lines join some pictures, drawn at random, to a text of their own. Two "
         "directions of many: points that lie together here may lie apart in the whole space.</p>"
         '<div class="legend"><span class="dot"></span>pictures<span class="square"></span>texts'
         f'<span class="join"></span>a picture and its text</div><div class="charts">{figures}</div></section>'
     )
 
 
-def _drawn(stored: Mapping[str, Any], name: str) -> str:
+def _drawn(stored: Mapping[str, Any], name: str, word: str) -> str:
     """How many points there are of how many vectors."""
     shown, every = len(stored["raw"][name]), stored[name]
-    return f"{every:,} {name}" if shown == every else f"{shown:,} of {every:,} {name}, drawn by seed"
+    return f"{every:,} {word}" if shown == every else f"{shown:,} of {every:,} {word}, drawn by seed"
 
 
 def _told(view: Mapping[str, Any], name: str) -> str:

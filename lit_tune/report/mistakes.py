@@ -80,8 +80,8 @@ def _captions(stored: Mapping[str, Any]) -> str:
     return (
         f'<p class="soft">{stored["count"]:,} of {stored["texts"]:,} different captions do not find their picture '
         "first.</p><h4>Chosen as the worst</h4>"
-        '<p class="soft">Captions whose picture comes last, worst first: left the own picture, right the five '
-        f'pictures that were found, with their cosines.</p><div class="examples">{cards}</div>'
+        '<p class="soft">Captions whose picture comes last, worst first: the own picture, then the five that '
+        f'were found, with their cosines.</p><div class="examples">{cards}</div>'
     )
 
 
