@@ -51,10 +51,10 @@ def test_another_split_shows_no_published_figure():
 def test_averages_stand_first_and_compare_only_when_every_task_is_the_published_split():
     every = [result(name) for name in SUITES["datacomp38"]]
     found = rows(tasks_table(every, PUBLISHED, SOURCES, {"VTAB": 0.5, "Average": 0.55}))
-    assert list(found)[:2] == ["VTAB of 13 tasks", "Average of 38 tasks"]
-    assert found["Average of 38 tasks"][-2].startswith("56.8") and found["Average of 38 tasks"][1] == "55.0"
+    assert list(found)[:2] == ["VTAB (13 tasks)", "Average (38 tasks)"]
+    assert found["Average (38 tasks)"][-2].startswith("56.8") and found["Average (38 tasks)"][1] == "55.0"
     every[0] = result(every[0].task, samples=3)
-    assert rows(tasks_table(every, PUBLISHED, SOURCES, {"Average": 0.5}))["Average of 38 tasks"][-1] == OTHER_SPLIT
+    assert rows(tasks_table(every, PUBLISHED, SOURCES, {"Average": 0.5}))["Average (38 tasks)"][-1] == OTHER_SPLIT
 
 
 def test_at_most_six_systems_those_with_the_most_figures_in_their_order():

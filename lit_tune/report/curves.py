@@ -22,7 +22,7 @@ def overview(lines: Sequence[Mapping[str, Any]]) -> str:
     recall = [
         Line(_recall_title(key), [(line["step"], 100 * line[key]) for line in lines if _is_number(line.get(key))])
         for key in names
-        if "_strict/" not in key  # six lines are what a reader can tell apart
+        if "_strict/" not in key and "[" not in key  # six lines are what a reader can tell apart
     ]
     charts = {
         "Training loss": line_chart([Line("loss", loss)], "step", "loss"),
@@ -47,19 +47,20 @@ def small_multiples(lines: Sequence[Mapping[str, Any]], mains: Mapping[str, str]
 
 
 def _keys(lines: Sequence[Mapping[str, Any]], mains: Mapping[str, str]) -> list[str]:
-    """The keys to draw: of each set its main metric, and what else a reader looks for."""
+    """The keys to draw: of each set its main metric, then what else a reader looks for."""
     logged = dict.fromkeys(key for line in lines for key in line if key.startswith("val/") and key.count("/") >= 2)
-    averages = [key for key in logged if key.startswith(f"val/{SUITE}/")]
-    found = dict.fromkeys(averages)
+    found = dict.fromkeys(key for key in logged if key.startswith(f"val/{SUITE}/"))
+    others: dict[str, None] = {}
     for name in dict.fromkeys(key.split("/", 2)[1] for key in logged):
         if "[" in name or name.endswith("_strict"):
             continue
         main = mains.get(name) or (TASKS[name].main_metric if name in TASKS else "")
-        wanted = [f"val/{name}/{metric}" for metric in ((inside_name(main),) if main else ()) + _BESIDE]
-        there = [key for key in wanted if key in logged]
+        there = [key for key in (f"val/{name}/{metric}" for metric in (inside_name(main), *_BESIDE)) if key in logged]
         recalls = [key for key in there if "mean_recall@" in key]  # one of them says what three do
-        found |= dict.fromkeys(key for key in there if key not in recalls[1:])
-    return list(found)
+        kept = [key for key in there if key not in recalls[1:]]
+        found |= dict.fromkeys(kept[:1])
+        others |= dict.fromkeys(kept[1:])
+    return list(found | others)
 
 
 def _small(lines: Sequence[Mapping[str, Any]], key: str) -> str:

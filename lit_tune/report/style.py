@@ -41,13 +41,14 @@ svg.scorebar { display: block; width: 100%; height: 20px; overflow: visible; }
 .mark.majority, .key.majority { stroke: var(--s3); --c: var(--s3); }
 .mark.ceiling, .key.ceiling { stroke: var(--s2); --c: var(--s2); }
 table.tasks { width: auto; min-width: min(100%, 560px); }
-.tasks td, .tasks th { padding-left: 12px; }
+.tasks td, .tasks th { padding-left: 8px; }
 .tasks td:first-child, .tasks th:first-child { position: sticky; left: 0; background: var(--paper); z-index: 1;
-  padding-left: 0; white-space: normal; min-width: 120px; }
-.tasks td.bar { min-width: 130px; }
+  padding-left: 0; white-space: normal; min-width: 130px; }
+.tasks td.bar { width: 130px; min-width: 130px; }
 .tasks .what { text-align: left; color: var(--soft); }
-.tasks th.other { min-width: 96px; max-width: 150px; overflow-wrap: anywhere; }
+.tasks th.other { min-width: 74px; max-width: 130px; overflow-wrap: anywhere; }
 .tasks tr.mean td { font-weight: 650; }
+.tasks tr.mean td.what { font-weight: 400; }
 .tasks sup { color: var(--s0); line-height: 0; }
 table.small { width: auto; min-width: min(100%, 420px); }
 table.small th, table.small td { padding-left: 14px; }
@@ -62,6 +63,7 @@ pre { overflow-x: auto; background: var(--card); border-radius: 8px; padding: 10
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 24px; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-weight: 600; font-size: .95rem; margin-bottom: 4px; }
+figcaption .soft { font-weight: 400; }
 svg.chart { display: block; width: 100%; height: auto; }
 .chart text { fill: var(--soft); font-size: 12.5px; }
 .chart .grid { stroke: var(--rule); fill: none; }
@@ -88,6 +90,9 @@ img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; backgro
 .pair li { overflow-wrap: anywhere; color: var(--soft); }
 .pair li.right { color: var(--right); font-weight: 600; }
 @media (max-width: 640px) { main { padding: 20px 14px 48px; } td.bar, th.bar { display: none; }
-  table { font-size: .84rem; } th, td { padding: 5px 4px; } .pair { grid-template-columns: 64px minmax(0, 1fr); } }
+  table { font-size: .84rem; } th, td { padding: 5px 4px; } .pair { grid-template-columns: 64px minmax(0, 1fr); }
+  .tasks td:first-child, .tasks th:first-child { min-width: 92px; max-width: 104px; overflow-wrap: anywhere; }
+  .tasks td, .tasks th { padding-left: 6px; } .tasks td.score small { display: block; }
+  .tasks td.what { white-space: normal; overflow-wrap: anywhere; min-width: 74px; font-size: .78rem; } }
 footer { margin-top: 48px; border-top: 1px solid var(--rule); padding-top: 12px; }
 """

@@ -11,7 +11,8 @@ from html import escape
 NAMES = ("overview", "training", "tasks", "mistakes", "retrieval", "confusion", "map", "notes")
 _SHOW = ", ".join(f"#tab-{name}:checked ~ #{name}" for name in NAMES)
 CSS = f"""
-.tabs {{ display: flex; flex-wrap: wrap; gap: 0 4px; position: relative; }}
+main {{ max-width: 1180px; }}
+.tabs {{ display: flex; flex-wrap: wrap; gap: 0; position: relative; }}
 .tabs > input {{ position: absolute; opacity: 0; width: 1px; height: 1px; margin: 0; pointer-events: none; }}
 .tabs > label {{ padding: 8px 12px; color: var(--soft); cursor: pointer; border-bottom: 3px solid var(--rule); }}
 .tabs > label:hover {{ color: var(--ink); }}
@@ -20,7 +21,7 @@ CSS = f"""
 .panel {{ display: none; flex: 0 0 100%; min-width: 0; }}
 .panel > h2 {{ margin-top: 28px; }}
 {_SHOW} {{ display: block; }}
-.within {{ columns: 15em; margin: 8px 0 4px; padding: 0; list-style: none; font-size: .92rem; }}
+.within {{ columns: 9.5em; column-gap: 18px; margin: 8px 0 4px; padding: 0; list-style: none; font-size: .92rem; }}
 .within li {{ overflow-wrap: anywhere; }}
 .within a, .sources a {{ color: var(--s0); overflow-wrap: anywhere; }}
 .block {{ border-top: 1px solid var(--rule); margin-top: 26px; padding-top: 2px; scroll-margin-top: 8px; }}

@@ -21,8 +21,9 @@ def variants_table(results: Sequence[Result]) -> str:
     lines = "".join(_variants(result) for result in kept)
     return (
         '<h3>Under other settings</h3><p class="soft">The same vectors, asked with another prompt before the texts or '
-        "cut to their first numbers. Text ceiling: what the text model's own vectors score on the same question, so "
-        'about what it allows.</p><div class="wide"><table class="tasks"><thead><tr><th></th><th class="what">setting'
+        "cut to their first numbers (dim); strict: only the pictures that have no near twin in training. Text "
+        "ceiling: what the text model's own vectors score on the same question, so about what it allows.</p>"
+        '<div class="wide"><table class="tasks"><thead><tr><th></th><th class="what">setting'
         '</th><th class="what">metric</th><th>score [interval]</th><th>text ceiling</th></tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"
     )

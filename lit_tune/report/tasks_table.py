@@ -102,10 +102,11 @@ def score(value: float, low: float | None, high: float | None) -> str:
 
 def _average(name: str, value: float, results: Sequence[Result], others: Others) -> str:
     """The row of a group or of the average."""
-    title = f"{name} of {len(MEMBERS[name])} tasks" if name in MEMBERS else name
-    found = Main("mean", value)
-    mixed = _mixed(name, results)
-    return _row(title, found, {}, _cells(AVERAGE_NAME if name == AVERAGE else "", mixed, others), "mean")
+    count = len(MEMBERS.get(name, ()))
+    title = f"{name} ({count} task{'s' if count > 1 else ''})" if count else name
+    known = name == AVERAGE  # of the groups nothing is recorded
+    cells = _cells(AVERAGE_NAME if known else "", known and _mixed(name, results), others)
+    return _row(title, Main("mean", value), {}, cells, "mean")
 
 
 def _line(result: Result, others: Others) -> str:
