@@ -19,7 +19,9 @@ import numpy as np  # noqa: E402
 
 from lit_tune import bench_towers, config as config_lib, console  # noqa: E402
 from lit_tune.errors import ConfigError, NumbersError, explain  # noqa: E402
-from lit_tune.evals import intervals, retrieval, tiles, zero_shot  # noqa: E402
+from lit_tune.evaldata.dataset import EvalData  # noqa: E402
+from lit_tune.evals import retrieval, scoring, tiles, zero_shot  # noqa: E402
+from lit_tune.evals.catalog import TASKS  # noqa: E402
 from lit_tune.flags import BenchFlags  # noqa: E402
 
 LATER = ("step", "loss", "embed", "data")
@@ -183,22 +185,24 @@ def measure_eval(flags: BenchFlags, images: int) -> dict[str, Any]:
 
 
 def scoring_seconds(images: int, classes: int, templates: int, dim: int, repeats: int) -> dict[str, float]:
-    """Median seconds of each part of scoring, with synthetic vectors of full size."""
+    """{"scoring": median seconds of all figures of a zero-shot task}, with synthetic vectors of full size."""
     rng = np.random.default_rng(0)
     ztxt = zero_shot.unit(rng.standard_normal((classes * templates, dim), np.float32))
     zimg = zero_shot.unit(rng.standard_normal((images, dim), np.float32))
+    names = tuple(f"thing {i}" for i in range(classes))
+    lines = tuple(f"photo {i} of a {{}}." for i in range(templates))
     labels = rng.integers(classes, size=images)
-    names, lines = [f"thing {i}" for i in range(classes)], [f"photo {i} of a {{}}." for i in range(templates)]
-    zclass = zero_shot.class_vectors(lambda texts: ztxt, names, lines)
-    found = zero_shot.classify(zimg, zclass, labels)
-    rates = np.stack([found.hits(1), found.hits(5)])
-    seconds = in_turns({
-        "class vectors": lambda: zero_shot.class_vectors(lambda texts: ztxt, names, lines),
-        "classify": lambda: zero_shot.classify(zimg, zclass, labels),
-        "metrics": lambda: zero_shot.summary(found, labels),
-        "intervals": lambda: intervals.interval(rates, np.arange(images)),
-    }, repeats)  # fmt: skip
+    data = EvalData("classification", _Closed(), "", "made up", names, lines, labels)
+    seconds = in_turns({"scoring": lambda: scoring.score(TASKS["imagenet"], data, zimg, lambda texts: ztxt)}, repeats)
     return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+class _Closed(list):
+    """Pictures of made-up data: nobody opens them."""
+
+    def describe(self, i: int) -> str:
+        """A name."""
+        return f"picture {i}"
 
 
 def show_eval(found: dict[str, Any]) -> list[str]:
