@@ -16,6 +16,7 @@ h2 { font-size: 1.25rem; margin: 44px 0 6px; }
 h3 { font-size: 1rem; margin: 26px 0 8px; }
 h4 { font-size: .95rem; margin: 20px 0 6px; }
 p, li { max-width: 74ch; }
+h1, h2, h3, h4, p, li, figcaption, .legend { overflow-wrap: anywhere; }
 .soft { color: var(--soft); font-size: .9rem; }
 dl.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 10px; margin: 0; }
 dl.facts div { background: var(--card); border-radius: 8px; padding: 10px 14px; min-width: 0; }

@@ -60,15 +60,15 @@ def _shown(
     published: Mapping[str, Mapping[str, float]], sources: Mapping[str, str], results: Sequence[Result],
     means: Mapping[str, float],
 ) -> Others:  # fmt: skip
-    """The systems with a figure for a row that compares: those with the most, in the order given."""
+    """The systems with a figure for a row that compares: the first `COLUMNS` in the order given."""
     names = {result.task for result in results if main(result) and not other_split(result)}
     if AVERAGE in means and not _mixed(AVERAGE, results):
         names.add(AVERAGE_NAME)
     fit = {system: {task: value for task, value in figures.items() if task in names}
            for system, figures in published.items()}  # fmt: skip
-    most = sorted((system for system in fit if fit[system]), key=lambda system: -len(fit[system]))[:COLUMNS]
-    return Others({system: fit[system] for system in fit if system in most},
-                  {system: sources[system] for system in fit if system in most and system in sources})  # fmt: skip
+    kept = [system for system, figures in fit.items() if figures][:COLUMNS]
+    return Others({system: fit[system] for system in kept},
+                  {system: sources[system] for system in kept if system in sources})  # fmt: skip
 
 
 def title_of(result: Result) -> str:
