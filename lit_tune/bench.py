@@ -208,7 +208,6 @@ class _Closed(list):
 def show_eval(found: dict[str, Any]) -> list[str]:
     """The lines of the table."""
     images, prompts, total = found["images"], found["prompts"], sum(found["seconds"].values())
-    of_prompts = ("text tower", "class vectors")
     lines = [
         f"zero-shot: {images:,} pictures, {found['classes']:,} classes, {prompts:,} prompts; {_of(found['machine'])}",
         f"towers: {found['towers']}",
@@ -216,7 +215,7 @@ def show_eval(found: dict[str, Any]) -> list[str]:
         "tokenising are not counted",
     ]
     for name, seconds in found["seconds"].items():
-        each, count = ("prompt", prompts) if name in of_prompts else ("picture", images)
+        each, count = ("prompt", prompts) if name == "text tower" else ("picture", images)
         share, ms = 100 * seconds / total, 1e3 * seconds / count
         lines.append(f"  {name:<14}{seconds:12.2f} s {share:8.3f} %  {ms:10.4g} ms a {each}")
     return [*lines, f"outside the towers: {found['outside_seconds']:.2f} s, {found['outside_percent']:.3f} %"]

@@ -79,7 +79,7 @@ def test_eval_shares_add_up_and_towers_are_scaled(capsys: pytest.CaptureFixture,
     assert found["prompts"] == 10 and found["sample"] == [2, 4]
     assert seconds["image tower"] == pytest.approx(40 * found["ms_a_picture"] / 1e3)
     assert seconds["text tower"] == pytest.approx(10 * found["ms_a_prompt"] / 1e3)
-    rest = sum(seconds[name] for name in ("class vectors", "classify", "metrics", "intervals"))
+    rest = seconds["scoring"]
     assert found["outside_seconds"] == pytest.approx(rest)
     assert found["outside_percent"] == pytest.approx(100 * rest / sum(seconds.values()))
     table = out(capsys, *argv)
