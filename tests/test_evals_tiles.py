@@ -167,7 +167,7 @@ def test_sampled_queries_of_a_large_comparison_equal_brute_force():
 
 @pytest.mark.parametrize("kind", [random, constant])
 def test_memory_stays_far_below_the_matrix_and_files_are_read_in_blocks(kind, tmp_path):
-    n, d = (10_000, 64) if kind is random else (6000, 8)
+    n, d = (8000, 64) if kind is random else (3000, 8)
     rng = np.random.default_rng(0)
     np.save(tmp_path / "zimg.npy", kind(rng, n, d))
     np.save(tmp_path / "ztxt.npy", kind(rng, n, d))
@@ -179,7 +179,8 @@ def test_memory_stays_far_below_the_matrix_and_files_are_read_in_blocks(kind, tm
     tracemalloc.stop()
     formula = (8 * rows * columns + 8 * (rows + columns) * d + 80 * rows * columns / tiles.SHARE
                + 80 * tiles.WIDE_ROWS * columns + 32 * tiles.PAIR_NUMBERS)
-    assert peak < formula + 200 * 2 * n < 0.2 * 4 * n * n  # a matrix of all scores
+    assert peak < formula + 200 * 2 * n
+    assert kind is constant or peak < 0.1 * 4 * n * n  # a matrix of all scores
     if kind is constant:  # everything ties: the slowest way of counting, and no more memory
         assert np.all(found[0].tied == n - 1) and np.all(found[1].above == 0)
 
