@@ -59,6 +59,26 @@ def figures(
     return result
 
 
+def chances(name: str, labels: Integer[np.ndarray, " n"], classes: int) -> dict[str, float]:
+    """The `_chance` of what `figures` tells of a task: answers drawn evenly from all classes.
+
+    Of the lowest group: what every group tends to, the same for all; the lowest of small groups lies below it by luck.
+    Of F1: its formula with the expected counts, which is what it tends to with many pictures.
+    """
+    if name == "iwildcam":
+        counts = np.bincount(labels)
+        counts = counts[counts > 0]
+        f1 = (2 * counts / classes / (counts + len(labels) / classes)).mean()
+        guess = {name: 1 / classes for name in ("acc_avg", "recall-macro_all")} | {"F1-macro_all": float(f1)}
+    elif name in GROUPED:
+        metric, worst = GROUPED[name]
+        rate = min(5 if metric == "acc_top5" else 1, classes) / classes
+        guess = {key: rate for key in (f"{metric}_avg", *worst.values())}
+    else:
+        guess = {}
+    return {f"{key}_chance": rate for key, rate in guess.items()}
+
+
 def by_group(
     metric: str, hits: Bool[np.ndarray, " n"], fields: Mapping[str, Integer[np.ndarray, " n"]], worst: str
 ) -> dict[str, float]:
@@ -103,14 +123,14 @@ def _macro(pairs: Int[np.ndarray, "p 2"], counts: Integer[np.ndarray, " p"]) -> 
     both = np.bincount(pairs[same, 0], weights=counts[same], minlength=size)
     occurs = right > 0
     # F1 = 2 precision recall / (precision + recall) = 2 both / (right + called)
-    recall, f1 = both[occurs] / right[occurs], 2 * both[occurs] / (right + called)[occurs]
-    return float(recall.mean()), float(f1.mean())
+    both, right, called = both[occurs], right[occurs], called[occurs]
+    return float((both / right).mean()), float((2 * both / (right + called)).mean())
 
 
 def _f1_interval(
     pairs: Int[np.ndarray, "p 2"], counts: Integer[np.ndarray, " p"], seed: int = 0
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean F1: drawing pictures anew is a multinomial draw over the pairs."""
+    """95 % bootstrap interval of the mean F1: drawing pictures is a multinomial draw over (right, called) pairs."""
     rng, total = np.random.default_rng(seed), int(counts.sum())
     drawn = [_macro(pairs, rng.multinomial(total, counts / total))[1] for _ in range(REPEATS)]
     low, high = np.quantile(drawn, (TAIL, 1 - TAIL))

@@ -38,8 +38,12 @@ def metrics(
 
 
 def ranking(scores: Float[np.ndarray, " n"], right: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Pictures in the order of their score, best first; of equal ones those without the class first, NaN last."""
-    return np.lexsort((right, -np.nan_to_num(scores, nan=-np.inf)))
+    """Pictures in the order of their score, best first; of equal ones those without the class first.
+
+    NaN is the lowest score of a picture with the class and the highest of one without.
+    """
+    worth = np.where(np.isnan(scores), np.where(right, -np.inf, np.inf), scores)
+    return np.lexsort((right, -worth))
 
 
 def mean_precision(

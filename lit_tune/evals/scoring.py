@@ -22,7 +22,8 @@ class Answers:
     Attributes:
         ztxt: (m, d) unit rows: one a class, or one a caption.
         predicted: (n,) best class of each picture.
-        margin: (n,) score of the best right text of each picture minus that of its best wrong one; below 0: a mistake.
+        margin: (n,) score of the best right text of each picture minus that of its best wrong one; below 0: a mistake,
+            0: a tie, which counts as one, or a picture that no text is right for.
     """
 
     ztxt: Float[np.ndarray, "m d"]
@@ -59,10 +60,11 @@ def _classification(task: Task, data: EvalData, zimg: np.ndarray, embed_text: Em
     """One class a picture."""
     prompts, classes = _class_vectors(data, embed_text)
     found, figures = classification.classified(zimg, classes, data.labels)
-    predicted, margin = classification.answers(zimg, classes, None, data.labels)
+    predicted, margin = classification.answers(zimg, classes, None, data.labels, found.hits(1))
     figures |= ceilings.templates(prompts) | {"modality_gap": mixed.gap(zimg, classes)}
     if data.fields is not None and task.fields:
         figures |= groups.figures(task.name, data.labels, predicted, found.hits(5), data.fields, task.fields)
+        figures |= groups.chances(task.name, data.labels, len(classes))
     return Scored(figures, Answers(classes, predicted, margin))
 
 
