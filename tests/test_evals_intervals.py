@@ -59,3 +59,9 @@ def test_interval_over_runs_is_wider_where_runs_differ():
     narrow, wide = (np.diff(seeds_interval(v, np.arange(300)))[0, 0] for v in (same, differ))
     assert wide > 1.5 * narrow
     np.testing.assert_allclose(seeds_interval(same[:1], np.arange(300)), interval(same[0], np.arange(300)))
+
+
+def test_many_hits_that_stand_alone_have_the_interval_of_drawing_each():
+    hits = np.random.default_rng(0).random((2, 12_000)) < np.array([[0.7], [0.02]])
+    np.testing.assert_allclose(interval(hits, np.arange(12_000)), interval(hits.astype(float), np.arange(12_000)),
+                               atol=6e-4)  # a tenth of the wider one
