@@ -30,7 +30,6 @@ from lit_tune.evals.results import FILE, Result
 from lit_tune.evaluation import others, pages, preparing, sets, systems, tasks, training
 from lit_tune.flags import EvalFlags
 
-PROBES = ("knn", "linear")
 IN_FULL = 4  # tasks up to which every figure is printed
 
 
@@ -79,22 +78,23 @@ def evaluate_run(flags: EvalFlags) -> tuple[dict[str, float], list[Result]]:
     own = config_lib.from_json(page.read_text())
     config, named, foreign = _chosen(own, flags)
     state, meta = tower.read_state(workdir, flags.step)
-    encoder, step = tower.text_of_run(config, meta), meta["step"]
+    model, step = tower.of_state(workdir, state, meta), meta["step"]
+    others.check_mteb(model, foreign)
     mesh = sharding.make_mesh(config_lib.load("finetune").mesh)  # whatever devices are here, not those of the run
     train = _training_pairs(config) if config.eval.sets else None
-    evaluations = training.prepare(config, mesh, encoder, train, named, _asked(config, flags))
+    evaluations = training.prepare(config, mesh, model.text, train, named, _asked(config, flags))
     params = jax.device_put(sets.weights_to_evaluate(state), sharding.replicated(mesh))
     folder = Path(flags.out).expanduser() if flags.out else pages.folder_of(workdir, step)
     metrics, results, shown = training.evaluate(evaluations, config, params, workdir, step, options=_options(flags),
                                                 folder=folder, restart=flags.restart)
-    if foreign:
-        model = tower.of_state(workdir, state, meta)
-        results += others.run_mteb(model, foreign, folder, workdir.name, flags.prompt)
-        metrics |= pages.metrics_of(results)
+    results += others.run_mteb(model, foreign, folder, systems.name_of(workdir), flags.prompt)
+    metrics |= pages.metrics_of(results)
     if distributed.process_index() == 0:
         # a part of the sets, or other prompts for them, is no evaluation of the run: its figures stay as they are
-        whole = not (flags.tasks or flags.class_field or flags.templates)
-        _keep(workdir, step, metrics if whole else pages.metrics_of(results), results)
+        whole = not (flags.tasks or flags.class_field or flags.templates or _otherwise(flags))
+        own_sets = {entry.partition("=")[0] for entry in own.eval.sets}
+        kept = [result for result in results if result.task not in own_sets]
+        _keep(workdir, step, metrics if whole else pages.metrics_of(kept), kept)
         if whole or results:
             pages.write_run_page(workdir, config, rundir.read_eval(workdir, step), shown, step)
     console.say(f"step {step:,} of {workdir}")
@@ -107,20 +107,17 @@ def evaluate_model(flags: EvalFlags) -> tuple[dict[str, float], list[Result]]:
     folder = Path(flags.out).expanduser() if flags.out else Path(flags.model).expanduser() / "eval"
     model, name = tower.load(flags.model), systems.name_of(flags.model)
     config, named, foreign = _chosen(config_lib.load("finetune").copy_and_resolve_references(), flags)
+    others.check_mteb(model, foreign)
     found = preparing.prepare(named, _asked(config, flags))
-    metrics: dict[str, float] = {}
     results: list[Result] = []
     if found:
         system = systems.of_model(model, sharding.make_mesh(config.mesh), config.eval.batch, name)
         results = tasks.run(found, system, _options(flags), folder, restart=flags.restart)
-        metrics |= pages.metrics_of(results)
         if distributed.process_index() == 0:
             pages.write_model_page(folder, name, system.settings)
-    if foreign:
-        results += (more := others.run_mteb(model, foreign, folder, name, flags.prompt))
-        metrics |= pages.metrics_of(more)
+    results += others.run_mteb(model, foreign, folder, name, flags.prompt)
     _say_where(folder, results)
-    return metrics, results
+    return pages.metrics_of(results), results
 
 
 def _check(flags: EvalFlags) -> None:
@@ -132,10 +129,6 @@ def _check(flags: EvalFlags) -> None:
     if flags.args:
         raise errors.ConfigError(errors.explain("eval", expected="flags only", found=repr(flags.args[0]),
                                                 do="write --compare before systems to compare"))
-    wrong = [probe for probe in flags.probes if probe not in PROBES]
-    if wrong:
-        raise errors.ConfigError(errors.explain("--probes", expected=" or ".join(PROBES), found=repr(wrong[0]),
-                                                do="choose among them"))
 
 
 def _chosen(own: ConfigDict, flags: EvalFlags) -> tuple[ConfigDict, tuple[str, ...], tuple[str, ...]]:
@@ -146,8 +139,10 @@ def _chosen(own: ConfigDict, flags: EvalFlags) -> tuple[ConfigDict, tuple[str, .
         raise errors.ConfigError(errors.explain(
             "--tasks", expected="imagenet, ... or NAME=shards or folder", found="none",
             do="an export has no sets of its own: name one"))
+    if _otherwise(flags):  # sets are asked as tasks are: without pixel floors
+        typed, entries = tuple(entries[name] if name in entries else name for name in typed), {}
     known = tuple(entries[name] for name in typed if name in entries) if flags.tasks else tuple(entries.values())
-    foreign = tuple(name for name in typed if name.startswith("mteb:"))
+    foreign = tuple(name for name in typed if name.startswith(others.PREFIX))
     config = own.copy_and_resolve_references()
     with config.unlocked():
         config.eval.sets = known
@@ -159,6 +154,11 @@ def _chosen(own: ConfigDict, flags: EvalFlags) -> tuple[ConfigDict, tuple[str, .
     return config, rest, foreign
 
 
+def _otherwise(flags: EvalFlags) -> bool:
+    """Whether other prompts or widths are asked for, which a run's own evaluation of its sets does not have."""
+    return flags.prompt is not None or bool(flags.prompts or flags.dims)
+
+
 def _asked(config: ConfigDict, flags: EvalFlags) -> preparing.Asked:
     """Where the tasks' data is and how it is read."""
     root = flags.data_root or config.eval.data_root
@@ -166,7 +166,7 @@ def _asked(config: ConfigDict, flags: EvalFlags) -> preparing.Asked:
              for name, text in (("classnames", flags.classnames), ("templates", flags.templates))}
     return preparing.Asked(Path(root).expanduser() if root else None, config.data, **files,
                            class_field=flags.class_field or "", caption_field=config.eval.caption_field,
-                           probes=bool(flags.probes))  # fmt: skip
+                           probes=flags.probes)  # fmt: skip
 
 
 def _options(flags: EvalFlags) -> tasks.Options:

@@ -208,9 +208,27 @@ class VerifyFlags:
     args: tuple[str, ...] = flag("a run's folder or one checkpoint", (), form="WORKDIR_OR_CHECKPOINT")
 
 
+@dataclasses.dataclass(frozen=True)
+class BenchFlags:
+    """Measure this machine: comparisons for retrieval, or what an evaluation costs beside its towers."""
+
+    args: tuple[str, ...] = flag("which part", (), form="retrieval|eval")
+    images: int | None = flag("pictures; 4096 for retrieval, 50000 for eval if absent", read=positive, form="N")
+    texts: int = flag("retrieval: captions, at least one a picture", 16_384, read=positive, form="N")
+    dim: int = flag("retrieval: width of the vectors", 768, read=positive, form="N")
+    classes: int = flag("eval: classes", 1000, read=positive, form="N")
+    templates: int = flag("eval: prompts of a class", 80, read=positive, form="N")
+    model: str | None = flag("eval: towers to time; EVA02-B/16 and nomic-bert if absent, random weights", form="DIR")
+    sample: int = flag("eval: pictures that the image tower is timed with", 64, read=positive, form="N")
+    prompts: int = flag("eval: prompts that the text tower is timed with", 256, read=positive, form="N")
+    repeats: int = flag("times that everything is measured, in turns; the median counts", 3, read=positive, form="N")
+    json: bool = flag("print JSON", False)
+
+
 COMMANDS: dict[str, type] = {
     "train": TrainFlags, "eval": EvalFlags, "embed": EmbedFlags, "search": SearchFlags, "export": ExportFlags,
     "import": ImportFlags, "cache_text": CacheTextFlags, "data": DataFlags, "verify": VerifyFlags,
+    "bench": BenchFlags,
 }
 
 

@@ -114,6 +114,7 @@ def test_tasks_without_groups_have_no_such_figures():
 
 @pytest.mark.parametrize("shape", [(2, 1), (3, 2)])
 def test_fields_of_another_shape_are_refused(shape):
-    with pytest.raises(DataError, match=rf"2 rows of 2 numbers \(region, country\), found {shape[0]} rows of {shape[1]}"):
+    found = rf"2 rows of 2 numbers \(region, country\), found {shape[0]} rows of {shape[1]}"
+    with pytest.raises(DataError, match=found):
         groups.figures("geode", np.zeros(2, int), np.zeros(2, int), np.ones(2, bool), np.zeros(shape, int),
                        TASKS["geode"].fields)  # fmt: skip

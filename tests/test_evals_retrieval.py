@@ -165,3 +165,14 @@ def test_arrays_that_do_not_fit_are_refused_with_one_line(change, what):
     with pytest.raises(ValueError, match=what) as error:
         r._check(**args)  # directly: the test run also checks shapes, which a user does not
     assert "\n" not in str(error.value) and "expected" in str(error.value)
+
+
+def test_nearest_in_slices_equals_a_stable_sort_of_all_scores(monkeypatch):
+    rng = np.random.default_rng(0)
+    queries, candidates = (rng.integers(-2, 3, (n, 3)).astype(np.float32) for n in (4, 20))
+    scores = queries @ candidates.T  # whole numbers: many ties
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :7]
+    monkeypatch.setattr(r, "SLICE", 3)
+    items, found = r.nearest(queries, candidates, 7)
+    np.testing.assert_array_equal(items, expected)
+    np.testing.assert_array_equal(found, np.take_along_axis(scores, expected, 1))

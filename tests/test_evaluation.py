@@ -199,6 +199,11 @@ def test_wrong_folders_and_files_end_with_2_and_leave_nothing(home: Path, tmp_pa
     code, _, errors = evaluate(*words, "--tasks=voc2007=voc")
     refused(code, 2, errors, "multilabel")
     code, _, errors = evaluate(*words, "--tasks=flickr30k", "--probes=linear")
+    refused(code, 2, errors, "one class a picture")
+    code, _, errors = evaluate(*words, "--tasks=cifar10", "--probes=nearest")
+    refused(code, 2, errors, "knn or linear", "'nearest'")
+    folders.wds(tmp_path / "alone", n=4)
+    code, _, errors = evaluate(*words, f"--tasks=alone={tmp_path / 'alone'}", "--probes=knn")
     refused(code, 2, errors, "train")
     assert not out.exists()
 

@@ -69,7 +69,7 @@ def test_a_killed_run_has_the_same_figures_each_once(home: Path) -> None:
     process = train(home, "killed")
     tiny.wait_for_step(home / "killed", 10, process)
     process.kill()
-    process.wait()
+    process.communicate()
     code, output = tiny.finish(train(home, "killed"))
     assert code == 0, output
     assert val_lines(home, "killed") == val_lines(home, "run")

@@ -118,7 +118,8 @@ def test_the_shipped_pairs_stay_under_12_mb() -> None:
 def test_every_package_that_is_imported_is_asked_for() -> None:
     known = {"ml_collections": "ml-collections", "PIL": "pillow", "absl": "absl-py", "orbax": "orbax-checkpoint",
              "open_clip": "open_clip_torch", "sentence_transformers": "sentence-transformers",
-             "clip_benchmark": "clip-benchmark", "tensorflow_datasets": "tensorflow-datasets"}
+             "clip_benchmark": "clip-benchmark", "sklearn": "scikit-learn",
+             "tensorflow_datasets": "tensorflow-datasets"}
     optional = {"resvg_py"}  # only rebuilds the shipped pairs
     setup = (ROOT / "setup.py").read_text()
     for path in CODE:

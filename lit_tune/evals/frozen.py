@@ -55,8 +55,12 @@ def check(names: Sequence[str], kind: str) -> None:
         kind: of the data, one of `evaldata.dataset.KINDS`.
 
     Raises:
-        ConfigError: the data has not one class a picture, or scikit-learn is missing.
+        ConfigError: no such probe, the data has not one class a picture, or scikit-learn is missing.
     """
+    unknown = [name for name in names if name not in PROBES]
+    if unknown:
+        raise ConfigError(explain("--probes", expected=" or ".join(PROBES), found=repr(unknown[0]),
+                                  do="choose among them"))  # fmt: skip
     if names and kind != "classification":
         raise ConfigError(explain("--probes", expected="data with one class a picture", found=kind, do="leave it out"))
     if "linear" in names:

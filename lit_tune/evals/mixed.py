@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 from scipy import sparse
 
-from lit_tune.evals.retrieval import KS, hit_probability
+from lit_tune.evals.retrieval import KS, hit_probability, products
 from lit_tune.evals.zero_shot import unit
 
 SCORES, COLUMNS = 1 << 25, 8192  # float32 scores held at a time, and candidates multiplied at a time
@@ -101,7 +101,7 @@ def _search(
     rows = max(1, SCORES // (len(others) + len(same)))
     for start in range(0, len(queries), rows):
         here = slice(start, start + rows)
-        across, within = _products(queries[here], others), _products(queries[here], same)
+        across, within = _scores(queries[here], others), _scores(queries[here], same)
         good, out = right[here].toarray() > 0, left_out[here].toarray() > 0
         best = np.where(good, across, -np.inf).max(1, keepdims=True)
         within[out] = -np.inf
@@ -122,9 +122,9 @@ def _share(across: np.ndarray, within: np.ndarray) -> np.ndarray:
     return (above + np.minimum((within == last).sum(1), room)) / look
 
 
-def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """float32 (q, c) products, rounded once from float64, so that equal vectors score equal."""
-    wide, scores = a.astype(np.float64), np.empty((len(a), len(b)), np.float32)
-    for start in range(0, len(b), COLUMNS):
-        scores[:, start : start + COLUMNS] = wide @ b[start : start + COLUMNS].astype(np.float64).T
+def _scores(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """float32 (q, c), a block of candidates in float64 at a time."""
+    scores = np.empty((len(queries), len(candidates)), np.float32)
+    for start in range(0, len(candidates), COLUMNS):
+        scores[:, start : start + COLUMNS] = products(queries, candidates[start : start + COLUMNS])
     return scores

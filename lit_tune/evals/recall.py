@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, Integer
 
 from lit_tune.evals.intervals import interval
 from lit_tune.evals.retrieval import KS, Found, find
+from lit_tune.evals.tiles import Products
 
 DIRECTIONS = ("image_retrieval", "text_retrieval")  # text to image, image to text
 
@@ -22,7 +23,7 @@ def owners(captions: Sequence[Sequence[str]]) -> tuple[Int[np.ndarray, " m"], In
 
 def metrics(
     zimg: Float[np.ndarray, "n d"], ztxt: Float[np.ndarray, "m d"], owner: Integer[np.ndarray, " m"],
-    group: Integer[np.ndarray, " m"],
+    group: Integer[np.ndarray, " m"], products: Products | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """{"image_retrieval_recall@K", "text_retrieval_recall@K", "mean_recall@K"}, each with _chance, _low, _high.
 
@@ -34,12 +35,13 @@ def metrics(
         ztxt: (m, d) unit rows.
         owner: (m,) picture of each caption.
         group: (m,) equal for equal captions.
+        products: as for `retrieval.find`.
     """
-    figures = _figures(find(zimg, ztxt, owner, group), owner)
+    figures = _figures(find(zimg, ztxt, owner, group, products=products), owner)
     pairs = np.unique(np.stack([owner, group]), axis=1)
     shared = np.bincount(pairs[1]) > 1  # texts that several pictures have
     if shared.any():
-        apart = _figures(find(zimg, ztxt, owner, np.arange(len(owner))), owner)
+        apart = _figures(find(zimg, ztxt, owner, np.arange(len(owner)), products=products), owner)
         figures |= {f"{name}_unmerged": value for name, value in apart.items() if name.rpartition("@")[2].isdigit()}
         figures["equal_captions"] = float(shared[group].sum())
     return figures

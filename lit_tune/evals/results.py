@@ -82,6 +82,9 @@ def write_results(file: Path, results: Iterable[Result]) -> None:
 def val_metrics(result: Result) -> dict[str, float]:
     """The figures under the names of metrics.jsonl and eval/N.json: `val/<task>/zeroshot/top1`, ..."""
     flat: dict[str, float] = {}
+    if result.key.startswith("mteb/"):  # hundreds of figures, which mteb keeps itself
+        main = result.metrics["main_metric"]
+        return {} if main is None else {f"val/{result.task}/main_score": main}
     for name, value in result.metrics.items():
         if value is not None and name != "main_metric":  # the main one stands there under its own name
             flat[f"val/{result.task}/{inside_name(name)}"] = value

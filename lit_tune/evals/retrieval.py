@@ -1,15 +1,18 @@
 """Retrieval recall between pictures and captions: exact, in bounded memory, with ties counted against the model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
 from lit_tune.errors import explain
+from lit_tune.evals import tiles
+from lit_tune.evals.tiles import HOST, TILE, Products
 
 KS = (1, 5, 10)
-TILE = (2048, 4096)  # queries x candidates compared at a time: 64 MiB of float64 scores
+SLICE = 16_384  # candidates of a handful of queries: 100 MB of float64 rows at a width of 768
+MOST_PAIRS = 2**20  # right pairs listed at a time, about 40 MB; more only where one query has more
 
 
 @dataclass(frozen=True)
@@ -98,18 +101,24 @@ def find(
     owner: Integer[np.ndarray, " m"],
     caption_group: Integer[np.ndarray, " m"],
     tile: tuple[int, int] = TILE,
+    products: Products | None = None,
+    done: Callable[[int], None] | None = None,
 ) -> tuple[Found, Found]:
     """(captions looking for pictures (m,), pictures looking for captions (n,)).
 
     A caption is right for a picture if the picture owns it or owns one of the same group, so equal captions never
-    count as mistakes. Several captions a picture: any right one is a hit.
+    count as mistakes. Several captions a picture: any right one is a hit. Every pair is multiplied once and serves both
+    directions. Exact, in the memory of `tiles.count` and about 200 bytes a picture and a caption; vectors may be
+    memory-mapped and are read in blocks.
 
     Args:
-        zimg: (n, d) unit rows.
+        zimg: (n, d) unit rows (other lengths are right too, and slower).
         ztxt: (m, d) unit rows.
         owner: (m,) picture of each caption, in [0, n); every picture owns at least one.
         caption_group: (m,) any integers, equal for equal captions.
-        tile: queries and candidates compared at a time; changes memory, not the result.
+        tile: captions and pictures compared at a time; changes memory, not the result.
+        products: how float32 blocks are multiplied, NumPy if None; changes speed, not the result.
+        done: called now and then with the number of pictures that are through since the last call.
 
     Raises:
         ValueError: shapes do not fit, an owner is out of range, or a picture has no caption.
@@ -117,23 +126,37 @@ def find(
     _check(zimg, ztxt, owner, caption_group)
     group = np.unique(caption_group, return_inverse=True)[1].reshape(-1)
     size = int(group.max()) + 1
-    # right pairs go through the groups and are listed for a tile at a time: all of them could be n x m
+    # right pairs go through the groups and are listed for a few queries at a time: all of them could be n x m
     images_of = _ragged(group, owner, size)
     texts_of = _ragged(group, np.arange(len(ztxt)), size)
     groups_of_image = _ragged(owner, group, len(zimg))
     group_of_text = _ragged(np.arange(len(ztxt)), group, len(ztxt))
-    to_image = _compare(ztxt, zimg, group_of_text, images_of, tile)
-    to_text = _compare(zimg, ztxt, groups_of_image, texts_of, tile)
-    return to_image, to_text
+    right_images = _best_right(ztxt, zimg, group_of_text, images_of)
+    right_texts = _best_right(zimg, ztxt, groups_of_image, texts_of)
+    to_image, to_text = tiles.Side(ztxt, right_images[0]), tiles.Side(zimg, right_texts[0])
+    tiles.count(to_image, to_text, True, tile, products or HOST, done)
+    return _found(to_image, right_images, len(zimg)), _found(to_text, right_texts, len(ztxt))
 
 
 def find_labels(
-    queries: Float[np.ndarray, "q d"], answers: Float[np.ndarray, "c d"], labels: Integer[np.ndarray, " q"]
+    queries: Float[np.ndarray, "q d"],
+    answers: Float[np.ndarray, "c d"],
+    labels: Integer[np.ndarray, " q"],
+    tile: tuple[int, int] = TILE,
+    products: Products | None = None,
+    done: Callable[[int], None] | None = None,
 ) -> Found:
-    """The same for queries with one right answer each: row `labels[i]` of `answers`, in [0, c)."""
+    """The same for queries with one right answer each: row `labels[i]` of `answers`, in [0, c).
+
+    `done` hears the number of answers that are through.
+    """
     itself = np.arange(len(answers))
-    right = _ragged(np.arange(len(queries)), labels, len(queries))
-    return _compare(queries, answers, right, _ragged(itself, itself, len(answers)), TILE)
+    own = _ragged(np.arange(len(queries)), labels, len(queries))
+    right = _best_right(queries, answers, own, _ragged(itself, itself, len(answers)))
+    asking = tiles.Side(queries, right[0])
+    answering = tiles.Side(answers, np.zeros(len(answers), np.float32))  # which look for nothing
+    tiles.count(asking, answering, False, tile, products or HOST, done)
+    return _found(asking, right, len(answers))
 
 
 def nearest(
@@ -141,12 +164,26 @@ def nearest(
 ) -> tuple[Int[np.ndarray, "q k"], Float[np.ndarray, "q k"]]:
     """(indices, scores) of the k best candidates of each query, best first; equal scores keep their order.
 
-    For a handful of queries: the (q, c) scores are held at once. k is cut to the number of candidates.
+    For a handful of queries: a slice of the candidates at a time. k is cut to the number of candidates.
     """
-    scores = _products(queries, candidates)
-    # a stable sort, so that a page written twice is the same page
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # (q, k)
-    return order, np.take_along_axis(scores, order, axis=1)
+    items, scores = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
+    for start in range(0, len(candidates), SLICE):
+        block = products(queries, candidates[start : start + SLICE])
+        scores = np.concatenate([scores, block], axis=1)
+        items = np.concatenate([items, np.broadcast_to(np.arange(block.shape[1]) + start, block.shape)], axis=1)
+        # a stable sort, so that a page written twice is the same page
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        items, scores = np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)  # (q, k)
+    return items, scores
+
+
+def products(a: Float[np.ndarray, "q d"], b: Float[np.ndarray, "c d"]) -> Float[np.ndarray, "q c"]:
+    """float32 products of a few rows, computed in float64 and rounded once: equal vectors score equal.
+
+    A float32 matrix product sums in another order at the edges of a block, so a tie could turn into a hit.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        return (a.astype(np.float64) @ b.astype(np.float64).T).astype(np.float32)
 
 
 def _check(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray, caption_group: np.ndarray) -> None:
@@ -173,6 +210,10 @@ class _Ragged:
     offsets: np.ndarray
     items: np.ndarray
 
+    def sizes(self) -> np.ndarray:
+        """Length of each list."""
+        return np.diff(self.offsets)
+
     def rows(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(position in `keys`, item) of every item of the lists named by `keys`, in order."""
         counts = self.offsets[keys + 1] - self.offsets[keys]
@@ -189,68 +230,36 @@ def _ragged(keys: np.ndarray, values: np.ndarray, size: int) -> _Ragged:
     return _Ragged(np.searchsorted(pairs // width, np.arange(size + 1)), pairs % width)
 
 
-def _compare(
-    queries: np.ndarray, candidates: np.ndarray, groups_of: _Ragged, members: _Ragged, tile: tuple[int, int]
-) -> Found:
-    """Count the wrong candidates above and level with each query's best right one, tile by tile."""
-    rows, columns = tile
-    parts = []
-    for start in range(0, len(queries), rows):
-        keys = np.arange(start, min(start + rows, len(queries)))
-        position, groups = groups_of.rows(keys)
-        pair, item = members.rows(groups)
-        parts.append(_compare_rows(queries[keys], candidates, position[pair], item, columns))
-    above, tied, tied_right, right = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Found(above, tied, tied_right, right, len(candidates))
+def _best_right(
+    queries: np.ndarray, candidates: np.ndarray, groups_of: _Ragged, members: _Ragged
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(best score of a right candidate, how many right ones have it, how many right ones there are) of each query."""
+    queries, candidates = np.asarray(queries), np.asarray(candidates)
+    groups, right = groups_of.sizes(), np.zeros(len(queries), np.int64)
+    np.add.at(right, np.repeat(np.arange(len(queries)), groups), members.sizes()[groups_of.items])
+    best, tied = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
+    for here in _portions(right):
+        position, group = groups_of.rows(np.arange(here.start, here.stop))
+        pair, item = members.rows(group)
+        row = position[pair]  # ascending
+        scores = tiles.pair_products(queries, candidates, row + here.start, item)
+        starts = np.cumsum(right[here]) - right[here]
+        best[here] = np.maximum.reduceat(scores, starts)  # a NaN stays: its query loses to everything
+        tied[here] = np.bincount(row[~(scores < best[here][row])], minlength=len(starts))
+    return best, tied, right
 
 
-def _compare_rows(
-    queries: np.ndarray, candidates: np.ndarray, row: np.ndarray, item: np.ndarray, columns: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The four counts of `Found` for a few queries; (row, item) are the right pairs, rows ascending."""
-    scores = _pair_products(queries, candidates, row, item)
-    right = np.bincount(row, minlength=len(queries))
-    best = np.maximum.reduceat(scores, np.cumsum(right) - right)  # a NaN stays: its query loses to everything
-    tied_right = np.bincount(row[~(scores < best[row])], minlength=len(queries))
-    above = np.zeros(len(queries), np.int64)
-    level = np.zeros(len(queries), np.int64)
-    for block, wrong in _wrong_blocks(queries, candidates, row, item, columns):
-        higher = (block > best[:, None]) & wrong
-        # "not lower" instead of "higher or equal": scores that are not numbers count against the model
-        above += higher.sum(1)
-        level += (~(block < best[:, None]) & wrong).sum(1) - higher.sum(1)
-    return above, level, tied_right, right
+def _portions(counts: np.ndarray) -> Iterator[slice]:
+    """Consecutive slices of one query, or of several with MOST_PAIRS counts in all."""
+    ends, start = np.cumsum(counts), 0
+    while start < len(counts):
+        most = MOST_PAIRS + ends[start] - counts[start]
+        stop = max(start + 1, int(np.searchsorted(ends, most, side="right")))
+        yield slice(start, stop)
+        start = stop
 
 
-def _wrong_blocks(
-    queries: np.ndarray, candidates: np.ndarray, row: np.ndarray, item: np.ndarray, columns: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(scores (q, c), which of them belong to wrong answers (q, c)) for slices of candidates."""
-    by_item = np.argsort(item, kind="stable")
-    row, item = row[by_item], item[by_item]
-    for start in range(0, len(candidates), columns):
-        block = _products(queries, candidates[start : start + columns])
-        wrong = np.ones(block.shape, bool)
-        here = slice(*np.searchsorted(item, (start, start + columns)))
-        wrong[row[here], item[here] - start] = False
-        yield block, wrong
-
-
-def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """float32 (q, c) products, computed in float64 and rounded once.
-
-    A float32 matrix product sums in another order at the edges of a block, so equal vectors would get scores one
-    bit apart and a tie would turn into a hit; rounding from float64 makes equal vectors score equal.
-    """
-    with np.errstate(invalid="ignore"):
-        return (a.astype(np.float64) @ b.astype(np.float64).T).astype(np.float32)
-
-
-def _pair_products(queries: np.ndarray, candidates: np.ndarray, row: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """float32 (p,) products of the listed pairs alone, rounded as in `_products`."""
-    parts = [np.zeros(0, np.float32)]
-    for start in range(0, len(row), 16_384):  # 100 MB of float64 rows at a width of 768
-        here = slice(start, start + 16_384)
-        q, c = queries[row[here]].astype(np.float64), candidates[item[here]].astype(np.float64)
-        parts.append(np.einsum("pd,pd->p", q, c).astype(np.float32))
-    return np.concatenate(parts)
+def _found(side: tiles.Side, right: tuple[np.ndarray, np.ndarray, np.ndarray], candidates: int) -> Found:
+    """What was counted among all candidates, without the right ones: none is above the best of them."""
+    _, tied, number = right
+    return Found(side.above, side.level - tied, tied, number, candidates)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from lit_tune.evaldata.dataset import EvalData
 from lit_tune.evals import association, attributes, ceilings, classification, groups, mixed, multilabel, recall
 from lit_tune.evals.catalog import Task
+from lit_tune.evals.tiles import Products
 from lit_tune.evals.zero_shot import prompt_vectors, unit
 
 EmbedText = Callable[[list[str]], np.ndarray]  # texts, without prompt -> float32 (k, d), unit rows
@@ -38,7 +39,9 @@ class Scored:
     answers: Answers | None = None
 
 
-def score(task: Task, data: EvalData, zimg: Float[np.ndarray, "n d"], embed_text: EmbedText) -> Scored:
+def score(
+    task: Task, data: EvalData, zimg: Float[np.ndarray, "n d"], embed_text: EmbedText, products: Products | None = None
+) -> Scored:
     """The figures of a model's vectors on a task.
 
     Args:
@@ -46,7 +49,10 @@ def score(task: Task, data: EvalData, zimg: Float[np.ndarray, "n d"], embed_text
         data: the question.
         zimg: (n, d) float32 unit rows, one a picture.
         embed_text: texts to unit rows; prompt and cleaning are its own.
+        products: where retrieval's float32 products run; changes speed, not the figures.
     """
+    if data.kind == "retrieval":
+        return _retrieval(data, zimg, embed_text, products)
     return KINDS[data.kind](task, data, zimg, embed_text)
 
 
@@ -69,11 +75,11 @@ def _multilabel(task: Task, data: EvalData, zimg: np.ndarray, embed_text: EmbedT
     return Scored(figures, Answers(classes, *classification.answers(zimg, classes, data.labels)))
 
 
-def _retrieval(task: Task, data: EvalData, zimg: np.ndarray, embed_text: EmbedText) -> Scored:
+def _retrieval(data: EvalData, zimg: np.ndarray, embed_text: EmbedText, products: Products | None) -> Scored:
     """Captions and pictures that look for each other."""
     owner, group = recall.owners(data.captions)
     ztxt = embed_text([text for own in data.captions for text in own])
-    figures = recall.metrics(zimg, ztxt, owner, group) | mixed.metrics(zimg, ztxt, owner, group)
+    figures = recall.metrics(zimg, ztxt, owner, group, products) | mixed.metrics(zimg, ztxt, owner, group)
     return Scored(figures | ceilings.siblings(ztxt, owner), Answers(ztxt))
 
 
@@ -94,6 +100,6 @@ def _class_vectors(data: EvalData, embed_text: EmbedText) -> tuple[np.ndarray, n
 
 
 KINDS: dict[str, Callable[[Task, EvalData, np.ndarray, EmbedText], Scored]] = {
-    "classification": _classification, "multilabel": _multilabel, "retrieval": _retrieval,
-    "association": _association, "attributes": _attributes,
+    "classification": _classification, "multilabel": _multilabel, "association": _association,
+    "attributes": _attributes,
 }  # fmt: skip

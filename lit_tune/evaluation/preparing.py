@@ -10,7 +10,7 @@ from lit_tune import console
 from lit_tune.data.sources import open_source
 from lit_tune.errors import ConfigError, explain
 from lit_tune.evaldata import names as texts, pairs as pair_data, reading
-from lit_tune.evals import catalog
+from lit_tune.evals import catalog, frozen
 from lit_tune.evals.catalog import Task
 from lit_tune.evaluation import pairs
 from lit_tune.evaluation.tasks import Prepared
@@ -28,7 +28,7 @@ class Asked:
         root: folder that the named tasks' folders and relative paths lie in; None: the current one.
         classnames, templates: files that stand in for the data's own.
         class_field: field of the json members of one's own pairs that names the class.
-        probes: whether training splits are needed too.
+        probes: names of the probes that need the training split too.
         data: `config.data`, for one's own pairs.
         caption_field: of one's own pairs.
     """
@@ -39,7 +39,7 @@ class Asked:
     templates: Path | None = None
     class_field: str = ""
     caption_field: str = "txt"
-    probes: bool = False
+    probes: tuple[str, ...] = ()
 
 
 def prepare(names: Sequence[str], asked: Asked) -> list[Prepared]:
@@ -105,6 +105,7 @@ def _read(name: str, task: Task | None, where: str, asked: Asked) -> Prepared:
     if data.kind in ("classification", "multilabel") and not data.templates:
         note = f"No prompts came with the data: {PROMPT!r} is used."
         data = dataclasses.replace(data, templates=(PROMPT,), notes=(*data.notes, note))
+    frozen.check(asked.probes, data.kind)
     train = reading.read(where, kind=data.kind, names=names, split="train", **given) if asked.probes else None
     return Prepared(task or _task(name, data.kind, len(data)), data, train)
 

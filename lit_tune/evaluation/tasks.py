@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from lit_tune import distributed
@@ -22,6 +23,7 @@ from lit_tune.evaldata.clean import clean
 from lit_tune.evaldata.dataset import EvalData
 from lit_tune.evals import frozen, nested, scoring
 from lit_tune.evals.catalog import Task
+from lit_tune.evals.device_products import device_products
 from lit_tune.evals.results import FILE, Result, read_results, write_results
 from lit_tune.evaluation.pairs import Pairs
 from lit_tune.evaluation.progress import Progress
@@ -181,7 +183,8 @@ def _score(
     """The record of a task and what the page shows of it."""
     task, data, zimg = prepared.task, prepared.data, vectors[0]
     start, texts = time.monotonic(), _Texts(system, options.clean)
-    scored = scoring.score(task, data, zimg, lambda asked: texts(asked, settings["prompt"]))
+    products = None if jax.default_backend() == "cpu" else device_products()  # where NumPy is no slower
+    scored = scoring.score(task, data, zimg, lambda asked: texts(asked, settings["prompt"]), products)
     metrics, variants = scored.metrics, {}
     if prepared.pairs is not None:
         beside, strict = prepared.pairs.figures(zimg, lambda asked: texts(asked, settings["prompt"]))
@@ -190,7 +193,7 @@ def _score(
         metrics |= frozen.probes(options.probes, vectors[1], prepared.train.labels, zimg, data.labels)
     if options.prompts or options.dims:
         prompts = {"": settings["prompt"], **settings["prompts"]}
-        variants |= nested.variants(task, data, zimg, texts, prompts, options.dims)
+        variants |= nested.variants(task, data, zimg, texts, prompts, options.dims, products)
     metrics["main_metric"] = metrics[task.main_metric] if task.main_metric else None
     shown = details.collect(task.name, data, zimg, scored.answers, data.pictures.__getitem__, seed=0)
     seconds = {**spent, "texts": texts.seconds, "scoring": time.monotonic() - start - texts.seconds}

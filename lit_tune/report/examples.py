@@ -86,15 +86,15 @@ def choose(
     return Examples(s.name, tuple(texts), tuple(pictures))
 
 
-def data_uri(picture: Picture) -> str:
-    """A `data:` URI of the picture as JPEG, at most 144 pixels a side, transparency on white."""
+def data_uri(picture: Picture, side: int = SIDE, quality: int = 92) -> str:
+    """A `data:` URI of the picture as JPEG, at most `side` pixels a side, transparency on white."""
     image = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else Image.fromarray(picture)
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image)
     small = white.convert("RGB")
-    small.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+    small.thumbnail((side, side), Image.Resampling.BICUBIC)
     file = io.BytesIO()
     # no chroma subsampling: it blurs flat drawings
-    small.save(file, "JPEG", quality=92, subsampling=0)
+    small.save(file, "JPEG", quality=quality, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

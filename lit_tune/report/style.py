@@ -14,7 +14,9 @@ main { max-width: 1040px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 18px; }
 h2 { font-size: 1.25rem; margin: 44px 0 6px; }
 h3 { font-size: 1rem; margin: 26px 0 8px; }
+h4 { font-size: .95rem; margin: 20px 0 6px; }
 p, li { max-width: 74ch; }
+h1, h2, h3, h4, p, li, figcaption, .legend { overflow-wrap: anywhere; }
 .soft { color: var(--soft); font-size: .9rem; }
 dl.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 10px; margin: 0; }
 dl.facts div { background: var(--card); border-radius: 8px; padding: 10px 14px; min-width: 0; }
@@ -39,9 +41,30 @@ svg.scorebar { display: block; width: 100%; height: 20px; overflow: visible; }
 .mark.oracle, .key.oracle { stroke: var(--s4); --c: var(--s4); }
 .mark.majority, .key.majority { stroke: var(--s3); --c: var(--s3); }
 .mark.ceiling, .key.ceiling { stroke: var(--s2); --c: var(--s2); }
+table.tasks { width: auto; min-width: min(100%, 560px); }
+.tasks td, .tasks th { padding-left: 8px; }
+.tasks td:first-child, .tasks th:first-child { position: sticky; left: 0; background: var(--paper); z-index: 1;
+  padding-left: 0; white-space: normal; min-width: 130px; }
+.tasks td.bar { width: 130px; min-width: 130px; }
+.tasks .what { text-align: left; color: var(--soft); }
+.tasks th.other { min-width: 74px; max-width: 130px; overflow-wrap: anywhere; }
+.tasks tr.mean td { font-weight: 650; }
+.tasks tr.mean td.what { font-weight: 400; }
+.tasks sup { color: var(--s0); line-height: 0; }
+table.small { width: auto; min-width: min(100%, 420px); }
+table.small th, table.small td { padding-left: 14px; }
+table.small th:first-child, table.small td:first-child { padding-left: 0; overflow-wrap: anywhere;
+  white-space: normal; }
+details { border-bottom: 1px solid var(--rule); padding: 6px 0; max-width: none; }
+summary { cursor: pointer; font-weight: 600; overflow-wrap: anywhere; }
+pre { overflow-x: auto; background: var(--card); border-radius: 8px; padding: 10px 12px; font-size: .8rem;
+  line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; }
+.link { color: var(--s0); cursor: pointer; text-decoration: underline; }
+.charts.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 280px), 1fr)); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 24px; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-weight: 600; font-size: .95rem; margin-bottom: 4px; }
+figcaption .soft { font-weight: 400; }
 svg.chart { display: block; width: 100%; height: auto; }
 .chart text { fill: var(--soft); font-size: 12.5px; }
 .chart .grid { stroke: var(--rule); fill: none; }
@@ -68,6 +91,9 @@ img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; backgro
 .pair li { overflow-wrap: anywhere; color: var(--soft); }
 .pair li.right { color: var(--right); font-weight: 600; }
 @media (max-width: 640px) { main { padding: 20px 14px 48px; } td.bar, th.bar { display: none; }
-  table { font-size: .84rem; } th, td { padding: 5px 4px; } .pair { grid-template-columns: 64px minmax(0, 1fr); } }
+  table { font-size: .84rem; } th, td { padding: 5px 4px; } .pair { grid-template-columns: 64px minmax(0, 1fr); }
+  .tasks td:first-child, .tasks th:first-child { min-width: 92px; max-width: 104px; overflow-wrap: anywhere; }
+  .tasks td, .tasks th { padding-left: 6px; } .tasks td.score small { display: block; }
+  .tasks td.what { white-space: normal; overflow-wrap: anywhere; min-width: 74px; font-size: .78rem; } }
 footer { margin-top: 48px; border-top: 1px solid var(--rule); padding-top: 12px; }
 """
