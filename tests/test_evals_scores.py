@@ -6,7 +6,7 @@ import pytest
 from lit_tune.errors import ConfigError
 from lit_tune.evaldata.dataset import EvalData
 from lit_tune.evals import ceilings, classification, mixed, multilabel, nested, recall, scoring
-from lit_tune.evals.catalog import Task
+from lit_tune.evals.catalog import TASKS, Task
 from lit_tune.evals.zero_shot import classify
 
 WORDS = np.random.default_rng(5).normal(size=(64, 24)).astype(np.float32)
@@ -218,3 +218,41 @@ def test_the_text_ceiling_of_retrieval_looks_among_first_captions() -> None:
     ranks = [np.argsort(-(ztxt[first] @ ztxt[j])).tolist().index(owner[j]) for j in asked]
     assert ceilings.siblings(ztxt, owner)["text_ceiling_recall@5"] == np.mean(np.array(ranks) < 5)
     assert ceilings.siblings(ztxt[first], np.arange(12)) == {}
+
+
+def test_the_predicted_class_is_a_wrong_one_where_classes_tie() -> None:
+    same = np.repeat(vectors(1), 40, 0)
+    answers = scoring.score(TASK, labelled(), same, lambda texts: np.repeat(same[:1], len(texts), 0)).answers
+    assert (answers.predicted != LABELS).all() and (answers.margin <= 0).all()
+    slides = np.stack([np.zeros(40, int), np.arange(40) % 3, LABELS], 1)
+    question = data(kind="classification", classnames=CLASSES, templates=TEMPLATES, labels=LABELS, fields=slides)
+    task = TASKS["camelyon17"]
+    figures = scoring.score(task, question, same, lambda texts: np.repeat(same[:1], len(texts), 0)).metrics
+    assert figures["acc_avg"] == figures["acc_wg"] == 0 and figures["acc_wg_chance"] == pytest.approx(1 / 7)
+
+
+def test_interval_of_the_class_mean_equals_drawing_pictures_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(6, size=120)
+    hits = rng.random(120) < np.array([0.2, 0.5, 0.9, 0.4, 0.7, 0.6])[labels]
+    drawn = []
+    for _ in range(2000):
+        pick = rng.integers(120, size=120)
+        drawn.append(np.mean([hits[pick][labels[pick] == c].mean() for c in np.unique(labels[pick])]))
+    got = classification._recall_interval(hits, labels)
+    np.testing.assert_allclose(got, np.quantile(drawn, (0.025, 0.975)), atol=0.015)  # three errors of such quantiles
+    one_each = np.arange(50)  # one picture a class: drawn within the classes nothing would ever change
+    low, high = classification._recall_interval(one_each % 2 == 0, one_each)
+    assert low < 0.45 and high > 0.55
+    assert classification._recall_interval(np.ones(40, bool), LABELS) == (pytest.approx(0.025 ** (1 / 40)), 1)
+
+
+def test_average_precision_of_scores_that_are_not_numbers_counts_against_the_model() -> None:
+    right = np.array([True, False, False, True])
+    assert multilabel.ranking(np.float32([np.nan, 1, np.nan, 2]), right).tolist() == [2, 3, 1, 0]
+
+
+def test_a_picture_without_a_right_class_has_a_margin_of_0() -> None:
+    zimg, classes = vectors(4), vectors(3, seed=1)
+    _, margin = classification.answers(zimg, classes, np.array([[True, False, False], [False] * 3] * 2))
+    assert margin[1] == margin[3] == 0 != margin[0]

@@ -6,7 +6,7 @@ import torch
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from sklearn import linear_model, metrics as sk, neighbors
 
-from lit_tune.evals import classification, frozen, multilabel, recall
+from lit_tune.evals import association, classification, frozen, groups, multilabel, recall
 from lit_tune.evals.zero_shot import classify
 from lit_tune.integrations import clip_benchmark
 
@@ -122,3 +122,25 @@ def test_ranks_of_a_probe_agree_with_those_of_classes(asked):
     got = frozen._figures("x_", scores, labels, labels)
     peer = classification.metrics(classify(zimg, classes, labels), labels)
     assert got["x_acc1"] == peer["acc1"] and got["x_acc5"] == peer["acc5"]
+
+
+def test_macro_figures_are_scikit_learns_over_the_classes_that_occur(asked):
+    zimg, classes, labels = asked
+    predicted = (zimg @ classes.T).argmax(1)
+    assert set(predicted) - set(labels)  # classes that are only predicted, which WILDS leaves out
+    got, occur = groups.macro(labels, predicted), np.unique(labels)
+    f1 = sk.f1_score(labels, predicted, average="macro", labels=occur)
+    assert got["F1-macro_all"] == pytest.approx(f1, abs=1e-6)
+    balanced = sk.recall_score(labels, predicted, average="macro", labels=occur)
+    assert got["recall-macro_all"] == pytest.approx(balanced, abs=1e-6)
+    assert got["acc_avg"] == pytest.approx(sk.accuracy_score(labels, predicted), abs=1e-6)
+
+
+def test_jaccard_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    for size in (5, 6, 10, 12):
+        right = rng.permutation(np.arange(size) < size // 3 + 1)
+        scores = rng.random(size).astype(np.float32)
+        picked = np.isin(np.arange(size), np.argsort(scores)[-right.sum() :])  # as DataComp chooses them
+        got = association.jaccard(association.chosen(scores, right), right)
+        assert got == pytest.approx(sk.jaccard_score(right, picked), abs=1e-6)
