@@ -113,5 +113,5 @@ def test_numbers_that_do_not_answer_the_questions_are_one_line(faces):
     fewer = dataclasses.replace(faces, classnames=NAMES[:-3])
     with pytest.raises(ConfigError, match="over 18 of toxic.*found 18 and 7"):
         attributes.figures(zimg(), fewer, embed_text)
-    with pytest.raises(ConfigError, match="class names and templates of 'race'"):
+    with pytest.raises(ConfigError, match="lines race:"):
         attributes.figures(zimg(), dataclasses.replace(faces, classnames=NAMES[7:]), embed_text)

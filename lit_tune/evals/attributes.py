@@ -85,8 +85,8 @@ def _scores(zimg: np.ndarray, data: EvalData, embed_text: EmbedText, question: s
     """float32 cosines with the classes of a question, rounded once from float64: equal vectors score equal."""
     names, templates = (_of(question, texts) for texts in (data.classnames, data.templates))
     if not names or not templates:
-        expected, found = f"class names and templates of {question!r}", f"{len(names)} and {len(templates)}"
-        raise ConfigError(explain(data.where, expected=expected, found=found, do="use those of DataComp's folder"))
+        raise ConfigError(explain(f"{data.where}: class names and prompts", do="use those of DataComp's folder",
+                                  expected=f"lines {question}:...", found=f"{len(names)} and {len(templates)}"))
     classes = class_vectors(embed_text, names, templates)
     return (zimg.astype(np.float64) @ classes.astype(np.float64).T).astype(np.float32)
 

@@ -4,6 +4,7 @@ Names, main metrics, sizes, chance levels: `tasklist.yml` of github.com/mlfounda
 `aggregate_scores.py` there. FairFace and UTKFace have no main metric and count for no average.
 """
 
+import difflib
 from dataclasses import dataclass
 
 from lit_tune.errors import ConfigError, explain
@@ -130,5 +131,7 @@ def expand(name: str) -> tuple[Task, ...]:
     by_key = {task.key: task for task in DATACOMP}
     if name in by_key:
         return (by_key[name],)
-    raise ConfigError(explain("--tasks", expected=f"NAME=DATA, {', '.join((*SUITES, *TASKS))}", found=repr(name),
-                              do="choose among them, or write NAME=folder"))
+    near = difflib.get_close_matches(name, [*SUITES, *TASKS, *by_key], n=1)
+    raise ConfigError(explain("--tasks", expected="a name such as imagenet, flickr30k, coco, datacomp38, or NAME=DATA",
+                              found=repr(name),
+                              do=f"did you mean {near[0]}?" if near else "docs/evaluation.md says where the names are"))
