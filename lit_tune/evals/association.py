@@ -1,43 +1,3 @@
-<<<<<<< HEAD
-"""WinoGAViL: which of a handful of pictures go with a cue? The k nearest are chosen, k being how many there are.
-
-Source: eval_utils/wino_eval.py of github.com/mlfoundations/datacomp: "A cue" or "An cue" as the text, the Jaccard index
-of chosen and right pictures, its mean over puzzles by their number of candidates.
-"""
-
-from collections.abc import Callable, Sequence
-from math import comb
-
-import numpy as np
-from jaxtyping import Bool, Float
-
-from lit_tune.evaldata.dataset import Puzzle
-from lit_tune.evals.intervals import interval
-
-SIZES = {"5": (5, 5), "6": (6, 6), "10": (10, 10), "12": (12, 12), "5-6": (0, 6), "10-12": (10, 10**9)}
-
-
-def figures(
-    puzzles: Sequence[Puzzle], zimg: Float[np.ndarray, "n d"], embed_text: Callable[[list[str]], np.ndarray]
-) -> dict[str, float]:
-    """{"avg_jaccard_score", "jaccard_score_SIZE"}, each with _chance, _low, _high over puzzles; only sizes that occur.
-
-    Args:
-        puzzles: cues and their candidates.
-        zimg: (n, d) unit rows of all pictures.
-        embed_text: texts to unit rows; called once.
-    """
-    ztxt = np.asarray(embed_text([prompt(puzzle.cue) for puzzle in puzzles]), np.float64)
-    scores = np.array([jaccard(chosen(_cosines(zimg[p.candidates], z), p.right), p.right)
-                       for p, z in zip(puzzles, ztxt, strict=True)])  # fmt: skip
-    chances = np.array([chance(len(p.right), int(p.right.sum())) for p in puzzles])
-    sizes = np.array([len(p.right) for p in puzzles])
-    found = _mean("avg_jaccard_score", scores, chances)
-    for name, (low, high) in SIZES.items():
-        here = (sizes >= low) & (sizes <= high)
-        if here.any():
-            found |= _mean(f"jaccard_score_{name}", scores[here], chances[here])
-=======
 """WinoGAViL's puzzles: which of a handful of pictures go with a cue? As many are chosen as go with it.
 
 Names, prompt and rule are those of eval_utils/wino_eval.py of github.com/mlfoundations/datacomp (MIT). A puzzle's score
@@ -85,50 +45,10 @@ def figures(puzzles: Sequence[Puzzle], zimg: Float[np.ndarray, "n d"], embed_tex
             low, high = interval(scores[None, mine], np.arange(mine.sum()))[0]
             found |= {name: float(scores[mine].mean()), f"{name}_chance": float(guesses[mine].mean()),
                       f"{name}_low": float(low), f"{name}_high": float(high)}  # fmt: skip
->>>>>>> metrics
     return found
 
 
 def prompt(cue: str) -> str:
-<<<<<<< HEAD
-    """The text of a cue: "A werewolf", "An owl"."""
-    word = cue.lower()
-    return f"{'An' if word[:1] in tuple('aeiou') else 'A'} {word}"
-
-
-def _cosines(pictures: Float[np.ndarray, "k d"], cue: Float[np.ndarray, " d"]) -> Float[np.ndarray, " k"]:
-    """float32, rounded once from float64, so that equal pictures score equal."""
-    return (pictures.astype(np.float64) @ cue).astype(np.float32)
-
-
-def chosen(scores: Float[np.ndarray, " k"], right: Bool[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
-    """The as many nearest candidates as are right; among equal scores the wrong ones first.
-
-    NaN is the lowest score of a right picture and the highest of a wrong one.
-    """
-    order = np.lexsort((right, -np.where(np.isnan(scores), np.where(right, -np.inf, np.inf), scores)))
-    picked = np.zeros(len(right), bool)
-    picked[order[: right.sum()]] = True
-    return picked
-
-
-def jaccard(picked: Bool[np.ndarray, " k"], right: Bool[np.ndarray, " k"]) -> float:
-    """Size of the intersection over that of the union."""
-    return float((picked & right).sum() / (picked | right).sum())
-
-
-def chance(candidates: int, right: int) -> float:
-    """The expected Jaccard index of choosing `right` of the candidates blindly (hypergeometric, exact)."""
-    ways = [comb(right, hit) * comb(candidates - right, right - hit) for hit in range(right + 1)]
-    return sum(way * hit / (2 * right - hit) for hit, way in enumerate(ways)) / sum(ways)
-
-
-def _mean(name: str, scores: Float[np.ndarray, " p"], chances: Float[np.ndarray, " p"]) -> dict[str, float]:
-    """A mean with what belongs beside it."""
-    low, high = interval(scores[None], np.arange(len(scores)))[0]
-    return {name: float(scores.mean()), f"{name}_chance": float(chances.mean()), f"{name}_low": float(low),
-            f"{name}_high": float(high)}  # fmt: skip
-=======
     """ "An apple", "A werewolf": the cue in lower case after its article, by its first letter alone."""
     word = cue.lower()
     return f"{'An' if word[0] in VOWELS else 'A'} {word}"
@@ -152,4 +72,3 @@ def expected_jaccard(size: int, count: int) -> float:
     """Mean Jaccard index of `count` right pictures among `size` and as many chosen at random (hypergeometric)."""
     ways = [math.comb(count, both) * math.comb(size - count, count - both) for both in range(count + 1)]
     return sum(way * both / (2 * count - both) for both, way in enumerate(ways)) / math.comb(size, count)
->>>>>>> metrics

@@ -123,23 +123,14 @@ def _macro(pairs: Int[np.ndarray, "p 2"], counts: Integer[np.ndarray, " p"]) -> 
     both = np.bincount(pairs[same, 0], weights=counts[same], minlength=size)
     occurs = right > 0
     # F1 = 2 precision recall / (precision + recall) = 2 both / (right + called)
-<<<<<<< HEAD
-    recall, f1 = both[occurs] / right[occurs], 2 * both[occurs] / (right + called)[occurs]
-    return float(recall.mean()), float(f1.mean())
-=======
     both, right, called = both[occurs], right[occurs], called[occurs]
     return float((both / right).mean()), float((2 * both / (right + called)).mean())
->>>>>>> metrics
 
 
 def _f1_interval(
     pairs: Int[np.ndarray, "p 2"], counts: Integer[np.ndarray, " p"], seed: int = 0
 ) -> tuple[float, float]:
-<<<<<<< HEAD
-    """95 % bootstrap interval of the mean F1: drawing pictures anew is a multinomial draw over the pairs."""
-=======
     """95 % bootstrap interval of the mean F1: drawing pictures is a multinomial draw over (right, called) pairs."""
->>>>>>> metrics
     rng, total = np.random.default_rng(seed), int(counts.sum())
     drawn = [_macro(pairs, rng.multinomial(total, counts / total))[1] for _ in range(REPEATS)]
     low, high = np.quantile(drawn, (TAIL, 1 - TAIL))
