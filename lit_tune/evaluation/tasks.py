@@ -96,7 +96,8 @@ def run(
 
 def settings_of(prepared: Prepared, system: System, options: Options) -> dict[str, Any]:
     """All that decides a task's figures, as JSON values: the model's own ways, the question and the data."""
-    data = prepared.data
+    data, pairs = prepared.data, prepared.pairs
+    templates = pairs.templates if pairs is not None and pairs.class_field else data.templates
     return {
         **system.settings,
         "prompt": system.prompt if options.prompt is None else options.prompt,
@@ -112,9 +113,9 @@ def settings_of(prepared: Prepared, system: System, options: Options) -> dict[st
         "captions": sum(map(len, data.captions)),
         "classes": len(data.classnames),
         "classes_sha256": _digest(data.classnames),
-        "templates": len(data.templates),
-        "templates_sha256": _digest(data.templates),
-        "class_field": prepared.pairs.class_field if prepared.pairs is not None else "",
+        "templates": len(templates),
+        "templates_sha256": _digest(templates),
+        "class_field": pairs.class_field if pairs is not None else "",
         "notes": list(data.notes),
     }
 

@@ -12,27 +12,25 @@ from lit_tune.errors import DataError
 from lit_tune.evaluation.embedding import Stopped
 from lit_tune.evaluation.progress import Progress
 from lit_tune.evaluation.systems import System
-from lit_tune.files import remove_tree
+from lit_tune.files import is_remote, remove_tree
 from lit_tune.unfinished import Unfinished
 
 KEPT = 4096  # pictures, about, between two times that vectors are forced to disk
 
 
 class Kept:
-    """Vectors on process 0's disk; nothing on other processes."""
+    """Vectors on process 0's disk; in memory where the results folder is in an object store, which cannot append.
+
+    Attributes:
+        start: how many were there when the work was taken up.
+    """
 
     def __init__(self, label: str, sha256: str, system: System, folder: Path) -> None:
         """Take up what is there of the same pictures, model and way of preparing them, or begin."""
-        facts = {"pictures": sha256, "model": system.identity["vision_sha256"], **system.settings}
-        manifest = json.loads(json.dumps(facts))
-        key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
         folder.mkdir(parents=True, exist_ok=True)
-        for other in folder.glob(f"{label}-????????????.partial"):  # of another model, or of data that has changed
-            if other.name != f"{label}-{key}.partial":
-                remove_tree(other)
-        self._work = Unfinished(folder / f"{label}-{key}", manifest, restart=False)
         self._waiting: list[np.ndarray] = []
-        self.start = self._work.inputs
+        self._work = None if is_remote(str(folder)) else _unfinished(label, sha256, system, folder)
+        self.start = 0 if self._work is None else self._work.inputs
 
     def add(self, zimg: np.ndarray) -> None:
         """The next vectors."""
@@ -42,24 +40,37 @@ class Kept:
 
     def flush(self) -> None:
         """Everything so far on disk."""
-        if self._waiting:
+        if self._work is not None and self._waiting:
             zimg, first = np.concatenate(self._waiting), self._work.inputs
             ids = [str(first + i) for i in range(len(zimg))]
             self._work.add(ids, zimg, len(zimg), first + len(zimg))
             self._waiting = []
 
     def vectors(self) -> np.ndarray:
-        """All of them, memory-mapped."""
+        """All of them, memory-mapped where they are on disk."""
         self.flush()
-        return self._work.vectors()
+        return np.concatenate(self._waiting) if self._work is None else self._work.vectors()
 
     def close(self) -> None:
         """Let go of the folder; it stays."""
-        self._work.close()
+        if self._work is not None:
+            self._work.close()
 
     def remove(self) -> None:
         """Remove the folder."""
-        self._work.remove()
+        if self._work is not None:
+            self._work.remove()
+
+
+def _unfinished(label: str, sha256: str, system: System, folder: Path) -> Unfinished:
+    """The folder of these pictures' vectors by this model; of another model, or of data that has changed, removed."""
+    facts = {"pictures": sha256, "model": system.identity["vision_sha256"], **system.settings}
+    manifest = json.loads(json.dumps(facts))
+    key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
+    for other in folder.glob(f"{label}-????????????.partial"):
+        if other.name != f"{label}-{key}.partial":
+            remove_tree(other)
+    return Unfinished(folder / f"{label}-{key}", manifest, restart=False)
 
 
 def embed(
