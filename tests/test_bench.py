@@ -94,6 +94,7 @@ def test_the_pair_without_a_model_has_the_published_sizes() -> None:
     assert tree.count(image.abstract()) == pytest.approx(93e6, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_random_pair_runs_without_files(monkeypatch: pytest.MonkeyPatch) -> None:
     small = dataclasses.replace(bench_towers.NOMIC_TEXT, vocab_size=50, width=32, depth=1, num_heads=2, mlp_dim=48)
     config = small_config("unused")

@@ -65,6 +65,7 @@ def test_figures_stand_at_the_chosen_steps_in_every_file(home: Path) -> None:
     assert "colours" in (home / "run" / "eval" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_the_same_figures_each_once(home: Path) -> None:
     process = train(home, "killed")
     tiny.wait_for_step(home / "killed", 10, process)
