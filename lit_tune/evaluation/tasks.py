@@ -79,8 +79,11 @@ def run(
 
     Raises:
         Stopped: `should_stop` said so; the task under way goes on from its last kept vectors.
+        ConfigError: the processes have different data.
         DataError: a picture cannot be decoded; nothing of that task is kept.
     """
+    # each host decodes its own rows: other data on one of them would pass unseen
+    distributed.agree({f"data of {one.task.name}": one.data.sha256 for one in prepared})
     progress = Progress([(one.task.name, len(one.data)) for one in prepared])
     found = []
     for one in prepared:
