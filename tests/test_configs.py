@@ -130,7 +130,7 @@ def test_overrides_take_the_type_of_the_key() -> None:
     ("vision.num_heads", "5", "a divisor of the width 192"), ("vision.num_heads", "96", "divides by 4"),
     ("vision.pos_embed_grid", "(3, 0)", "(0, 0)"), ("vision.class_token", "false", "vision.pool"),
     ("optim.warmup_steps", "1_000_000", "fewer than total_steps"), ("eval.templates", "a photo", "{} where"),
-    ("eval.sets", "unnamed", "name=shards or folder"), ("eval.best_metric", "val/none/x", "val/SET/metric"),
+    ("eval.sets", "unnamed", "name=shards or folder"), ("eval.best_metric", "val/none/x", "val/NAME/metric"),
     ("mesh.fsdp", "-1", "at most one"), ("loss.logit_scale_max", "0.5", "at least 1"), ("text.sha256", "12", "64 hex"),
     ("vision.init_resample", "nearest", "bicubic | pinv"), ("optim.layer_decay", "0", "(0, 1]"),
     ("vision.freeze_blocks", "5", "at most the depth 4"), ("vision.freeze_blocks", "-2", "[-1, inf)"),
