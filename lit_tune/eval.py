@@ -87,7 +87,7 @@ def evaluate_run(flags: EvalFlags) -> tuple[dict[str, float], list[Result]]:
     folder = Path(flags.out).expanduser() if flags.out else pages.folder_of(workdir, step)
     metrics, results, shown = training.evaluate(evaluations, config, params, workdir, step, options=_options(flags),
                                                 folder=folder, restart=flags.restart)
-    results += others.run_mteb(model, foreign, folder, systems.name_of(workdir), flags.prompt)
+    results += others.run_mteb(model, foreign, folder, systems.name_of(workdir), _prompt(flags.prompt))
     metrics |= pages.metrics_of(results)
     if distributed.process_index() == 0:
         # a part of the sets, or other prompts for them, is no evaluation of the run: its figures stay as they are
@@ -115,7 +115,7 @@ def evaluate_model(flags: EvalFlags) -> tuple[dict[str, float], list[Result]]:
         results = tasks.run(found, system, _options(flags), folder, restart=flags.restart)
         if distributed.process_index() == 0:
             pages.write_model_page(folder, name, system.settings)
-    results += others.run_mteb(model, foreign, folder, name, flags.prompt)
+    results += others.run_mteb(model, foreign, folder, name, _prompt(flags.prompt))
     _say_where(folder, results)
     return pages.metrics_of(results), results
 
@@ -171,9 +171,17 @@ def _asked(config: ConfigDict, flags: EvalFlags) -> preparing.Asked:
 
 def _options(flags: EvalFlags) -> tasks.Options:
     """How the tasks are asked."""
-    prompts = {name: {"none": "", "own": None}.get(name, name if name.endswith((" ", ":")) else f"{name}: ")
-               for name in flags.prompts}
-    return tasks.Options(flags.prompt, prompts, flags.dims, flags.probes, flags.clean)
+    prompts = {name: _prompt(name) for name in flags.prompts}
+    return tasks.Options(_prompt(flags.prompt), prompts, flags.dims, flags.probes, flags.clean)
+
+
+def _prompt(word: str | None) -> str | None:
+    """The prompt that is meant: none and own by name, "search_query: " for search_query; None is the tower's own."""
+    if word in ("none", ""):
+        return ""
+    if word in ("own", None):
+        return None
+    return word if " " in word or word.endswith(":") else f"{word}: "
 
 
 def _keep(workdir: Path, step: int, metrics: dict[str, float], results: Sequence[Result]) -> None:

@@ -108,7 +108,8 @@ class EvalFlags:
         (), read=words, form="A,B")
     data_root: str | None = flag("folder that the tasks' data and relative paths start from", form="DIR")
     out: str | None = flag("results folder; WORKDIR/eval/N or MODEL/eval if absent", form="DIR")
-    prompt: str | None = flag("put before every text; the tower's own prefix if absent", form="TEXT")
+    prompt: str | None = flag("put before every text: none, search_query, TEXT; the tower's own prefix if absent",
+                              form="TEXT")
     prompts: tuple[str, ...] = flag("report these prompts too: none, own, search_query, TEXT", (), read=words,
                                     form="A,B")
     dims: tuple[int, ...] = flag("report the first so many numbers of the vectors too", (), read=wholes, form="N,N")
