@@ -141,6 +141,17 @@ def test_map_agrees_with_singular_values_and_centring_brings_the_centroids_toget
     assert np.abs(shown["centred"]["centres"]).max() < 1e-4 < np.abs(shown["raw"]["centres"]).max()
 
 
+def test_a_vector_that_is_no_number_leaves_the_other_points_of_the_map_where_they_are():
+    zimg = np.random.default_rng(0).normal(size=(30, 6))
+    zimg[-1] = np.nan
+    names = list(map(str, range(6)))
+    broken = collected(classes(np.arange(30) % 6, names), zimg, np.eye(6))["map"]["centred"]
+    parts = [zimg[:-1] - zimg[:-1].mean(0), np.zeros((1, 6)), np.eye(6) - np.eye(6).mean(0)]
+    squares = np.linalg.svd(np.concatenate(parts), compute_uv=False) ** 2
+    np.testing.assert_allclose(broken["explained"], squares[:2] / squares.sum(), atol=1e-4)
+    assert np.all(np.any(broken["pictures"][:-1], axis=1)) and broken["pictures"][-1] == [0, 0]
+
+
 def test_map_of_constant_vectors_explains_nothing():
     shown = collected(classes([0, 1, 2], "abc"), np.tile(AXES[:1], (3, 1)), np.tile(AXES[:1], (3, 1)))["map"]
     assert shown["raw"]["explained"] == [0, 0] and not np.any(shown["raw"]["pictures"]) and shown["raw"]["gap"] == 0

@@ -31,7 +31,7 @@ def collect(
     pairs = _pairs(own, texts, names, rng)
     shown = [np.asarray(zimg[images], np.float64), np.asarray(ztxt[texts], np.float64)]
     means = [_mean(zimg), _mean(ztxt)]
-    centred = [part - part.mean(0) for part in shown]
+    centred = [_centred(part) for part in shown]
     return {
         "raw": _flat(shown) | {"gap": number(np.linalg.norm(means[0] - means[1]))},
         "centred": _flat(centred) | {"gap": 0.0},
@@ -63,6 +63,12 @@ def _mean(z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
     """The centroid, a slice at a time."""
     total = sum(np.sum(z[start : start + ROWS], 0, dtype=np.float64) for start in range(0, len(z), ROWS))
     return total / len(z)
+
+
+def _centred(part: Float[np.ndarray, "p d"]) -> Float[np.ndarray, "p d"]:
+    """The vectors without the mean of the finite ones: one that is no number must not move the rest."""
+    finite = np.isfinite(part).all(1)
+    return part - part[finite].mean(0) if finite.any() else part
 
 
 def _flat(parts: list[np.ndarray]) -> dict[str, Any]:
