@@ -84,11 +84,13 @@ def measured(tmp_path_factory):
     (folder / "around.html").write_text(MEASURE.replace("FRAMES", frames), "utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
              "--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files",
+             "--enable-logging=stderr",  # what the console says, refused loads among it
              f"--user-data-dir={folder / 'profile'}", "--dump-dom"]  # fmt: skip
     ran = subprocess.run([CHROMIUM, *flags, (folder / "around.html").as_uri()], capture_output=True, timeout=120)
     found = re.search(r'<pre id="found">(.*?)</pre>', ran.stdout.decode(), re.S)
     assert found and found[1].startswith("{"), f"{found and found[1]}\n{ran.stderr.decode()[-2000:]}"
-    return json.loads(html.unescape(found[1]))
+    said = [line for line in ran.stderr.decode().splitlines() if ":CONSOLE:" in line]
+    return json.loads(html.unescape(found[1])) | {"console": said}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,6 +106,10 @@ def test_no_tab_is_wider_than_a_telephone(measured, name):
 def test_the_first_tab_is_open_and_every_button_takes_the_focus(measured):
     assert measured["first"]["shown"] == ["overview"]
     assert measured["first"]["reached"] == [f"tab-{name}" for name in NAMES]
+
+
+def test_the_console_stays_empty(measured):
+    assert measured["console"] == []
 
 
 def test_paper_and_browsers_without_style_show_every_panel(measured):
