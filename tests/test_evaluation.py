@@ -1,5 +1,6 @@
 """`lit-tune eval` on benchmarks: figures, files, resuming, refusals; on one device, eight, and two processes."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -174,6 +175,14 @@ def test_a_stopped_evaluation_goes_on_and_ends_bitwise_like_one_that_was_not(hom
         tasks._pixels = original
     assert sorted(embedded) == list(range(16, 21)), "the first two batches were kept"
     assert again[0].metrics == whole[0].metrics and not list((tmp_path / "cut").glob("*.partial"))
+
+
+def test_a_model_of_no_numbers_scores_nothing_and_its_line_is_json(home: Path, tmp_path: Path) -> None:
+    system = small_system(home, 1)
+    broken = dataclasses.replace(system, params=jax.tree.map(lambda x: x * np.float32("nan"), system.params))
+    result = tasks.run([prepared(home, "cifar10")], broken, tasks.Options(), tmp_path)[0]
+    assert result.metrics["acc1"] == 0 and result.metrics["modality_gap"] is None
+    assert read_results(tmp_path / FILE)["cifar10"].metrics == result.metrics
 
 
 def refused(code: int, wanted: int, errors: str, *words: str) -> None:

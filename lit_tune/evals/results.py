@@ -6,7 +6,8 @@ included), so that `aggregate_scores.py` of github.com/mlfoundations/datacomp re
 
 import dataclasses
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,18 @@ class Result:
     dataset: str
     metrics: dict[str, float | None]
     settings: dict[str, Any] = field(default_factory=dict)
-    variants: dict[str, dict[str, float]] = field(default_factory=dict)
+    variants: dict[str, dict[str, float | None]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     system: dict[str, Any] = field(default_factory=dict)
 
     def line(self) -> str:
         """The record as one line of `eval_results.jsonl`."""
         return json.dumps(dataclasses.asdict(self), sort_keys=False, allow_nan=False)
+
+
+def finite(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The metrics with None for what is not a number: JSON has no word for it, and a broken model is no score."""
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def read_results(file: Path) -> dict[str, Result]:
@@ -92,7 +98,8 @@ def val_metrics(result: Result) -> dict[str, float]:
         if result.settings.get(count):
             flat[f"val/{result.task}/{'images' if count == 'samples' else count}"] = float(result.settings[count])
     for variant, metrics in result.variants.items():
-        flat |= {f"val/{result.task}[{variant}]/{inside_name(name)}": value for name, value in metrics.items()}
+        flat |= {f"val/{result.task}[{variant}]/{inside_name(name)}": value for name, value in metrics.items()
+                 if value is not None}
     return flat
 
 

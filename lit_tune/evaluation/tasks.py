@@ -24,7 +24,7 @@ from lit_tune.evaldata.dataset import EvalData
 from lit_tune.evals import frozen, nested, scoring
 from lit_tune.evals.catalog import Task
 from lit_tune.evals.device_products import device_products
-from lit_tune.evals.results import FILE, Result, read_results, write_results
+from lit_tune.evals.results import FILE, Result, finite, read_results, write_results
 from lit_tune.evaluation.pairs import Pairs
 from lit_tune.evaluation.progress import Progress
 from lit_tune.evaluation.systems import System
@@ -202,7 +202,8 @@ def _score(
     shown = details.collect(task.name, data, zimg, scored.answers, data.pictures.__getitem__, seed=0)
     seconds = {**spent, "texts": texts.seconds, "scoring": time.monotonic() - start - texts.seconds}
     seconds = {key: round(value, 3) for key, value in seconds.items()}
-    return Result(task.name, task.key or task.name, task.title, metrics, settings, variants, seconds,
+    variants = {name: finite(figures) for name, figures in variants.items()}
+    return Result(task.name, task.key or task.name, task.title, finite(metrics), settings, variants, seconds,
                   dict(system.identity)), shown  # fmt: skip
 
 
