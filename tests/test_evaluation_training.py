@@ -12,6 +12,7 @@ from PIL import Image
 from lit_tune import cli
 from lit_tune.evals.results import FILE, read_results
 
+pytestmark = pytest.mark.slow  # whole runs, each in a process of its own; .ci/run asks for them
 LINES = ("zeroshot/top1", "zeroshot/top1_chance", "zeroshot/top1_low", "zeroshot/mean_per_class")
 
 
@@ -65,7 +66,6 @@ def test_figures_stand_at_the_chosen_steps_in_every_file(home: Path) -> None:
     assert "colours" in (home / "run" / "eval" / "report.html").read_text()
 
 
-@pytest.mark.slow
 def test_a_killed_run_has_the_same_figures_each_once(home: Path) -> None:
     process = train(home, "killed")
     tiny.wait_for_step(home / "killed", 10, process)
