@@ -74,7 +74,7 @@ def knn(
     """{"knn_acc1", "knn_acc5", "knn_mean_per_class_recall"}: the 20 nearest vote, weighted with exp(cosine / 0.07).
 
     Of equally near training pictures those of a wrong class count first, and so do classes with equal votes. A class
-    without a vote is never right.
+    without a vote is never first.
     """
     size = int(max(train_labels.max(), labels.max())) + 1
     votes = np.zeros((len(ztest), size))
