@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from recall_of_ranks import retrieval
 
 from lit_tune.evals import retrieval as r
 
@@ -47,7 +48,7 @@ def test_ranks_equal_a_full_matrix_with_several_and_equal_captions(seed):
     np.testing.assert_array_equal(found[1].ranks, to_text)
     np.testing.assert_array_equal(found[0].right, right.sum(0))
     np.testing.assert_array_equal(found[1].right, right.sum(1))
-    metrics = r.retrieval(*args)
+    metrics = retrieval(*args)
     for k in (1, 5, 10):
         assert metrics[f"image_retrieval_recall@{k}"] == np.mean(to_image < k)
         assert metrics[f"text_retrieval_recall@{k}"] == np.mean(to_text < k)
@@ -68,7 +69,7 @@ def test_constant_embeddings_score_zero(seed, dim):
     n = 61
     zimg = np.repeat(unit_rows(rng, 1, dim), n, 0)
     ztxt = np.repeat(unit_rows(rng, 1, dim), n, 0)
-    metrics = r.retrieval(zimg, ztxt, np.arange(n), np.arange(n))
+    metrics = retrieval(zimg, ztxt, np.arange(n), np.arange(n))
     for k, direction in itertools.product((1, 5, 10), ("image", "text")):
         assert metrics[f"{direction}_retrieval_recall@{k}"] == 0
         assert metrics[f"{direction}_retrieval_recall@{k}_chance"] == pytest.approx(k / n)
@@ -78,7 +79,7 @@ def test_constant_pictures_with_real_texts_are_not_above_chance():
     rng = np.random.default_rng(0)
     n = 50
     zimg = np.repeat(unit_rows(rng, 1, 32), n, 0)
-    metrics = r.retrieval(zimg, unit_rows(rng, n, 32), np.arange(n), np.arange(n))
+    metrics = retrieval(zimg, unit_rows(rng, n, 32), np.arange(n), np.arange(n))
     for k in (1, 5, 10):
         assert metrics[f"image_retrieval_recall@{k}"] == 0  # every picture ties
         assert metrics[f"text_retrieval_recall@{k}"] == k / n  # one fixed order of texts, k pictures profit
@@ -90,22 +91,22 @@ def test_scores_that_are_not_numbers_count_against_the_model():
     args[0][4] = np.nan
     to_image, to_text = r.find(*args)
     assert to_text.ranks[4] == to_text.candidates - to_text.right[4]
-    assert r.retrieval(np.full_like(args[0], np.nan), *args[1:])["text_retrieval_recall@1"] == 0
+    assert retrieval(np.full_like(args[0], np.nan), *args[1:])["text_retrieval_recall@1"] == 0
     clean = r.find(*uneven_set(0))[0]
     assert np.all(to_image.ranks >= clean.ranks)
 
 
 def test_perfect_embeddings_score_one():
     z = unit_rows(np.random.default_rng(0), 40, 16)
-    metrics = r.retrieval(z, z, np.arange(40), np.arange(40))
+    metrics = retrieval(z, z, np.arange(40), np.arange(40))
     assert all(value == 1 for key, value in metrics.items() if not key.endswith("_chance"))
 
 
 def test_equal_captions_are_right_for_each_others_pictures():
     z = unit_rows(np.random.default_rng(1), 6, 8)
     swapped = z[[1, 0, 2, 3, 4, 5]]  # the first two pictures look like each other's caption
-    apart = r.retrieval(swapped, z, np.arange(6), np.arange(6))
-    equal = r.retrieval(swapped, z, np.arange(6), np.array([0, 0, 2, 3, 4, 5]))
+    apart = retrieval(swapped, z, np.arange(6), np.arange(6))
+    equal = retrieval(swapped, z, np.arange(6), np.array([0, 0, 2, 3, 4, 5]))
     assert apart["image_retrieval_recall@1"] == pytest.approx(4 / 6)
     assert equal["image_retrieval_recall@1"] == equal["text_retrieval_recall@1"] == 1
 
@@ -136,7 +137,7 @@ def test_random_embeddings_are_at_chance_on_average():
     got = []
     for _ in range(60):
         zimg, names = unit_rows(rng, len(args[0]), 16), unit_rows(rng, 200, 16)
-        got.append(r.retrieval(zimg, names[args[3] + 3], *args[2:]))
+        got.append(retrieval(zimg, names[args[3] + 3], *args[2:]))
     for key in ("image_retrieval_recall@5",):
         rates = [m[key] for m in got]
         assert abs(np.mean(rates) - got[0][key + "_chance"]) < 4 * np.std(rates) / math.sqrt(len(rates))

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from recall_of_ranks import retrieval
 
 from lit_tune.errors import ConfigError
 from lit_tune.evals import evaluate_set, make_set, set_floors, table
-from lit_tune.evals.retrieval import retrieval
 
 N = 24
 

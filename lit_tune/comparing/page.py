@@ -1,6 +1,5 @@
 """The page of a comparison: bars for the main figures, the whole table with its marks, the settings. No script."""
 
-import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -9,6 +8,7 @@ from lit_tune.comparing.comparison import Cell, Comparison, Row
 from lit_tune.files import write_atomically
 from lit_tune.report import bars
 from lit_tune.report.style import CSS
+from lit_tune.report.tasks_table import linked
 
 # The page says itself that nothing may be loaded from anywhere.
 _HEAD = """<!doctype html>
@@ -142,13 +142,6 @@ def _plain_cells(values: Sequence[str]) -> str:
 
 def _sources(comparison: Comparison) -> str:
     """Where published figures were read, the address as a link that is followed only when clicked."""
-    items = [f"<li><b>{escape(', '.join(names))}</b>: {_linked(source)}</li>"
+    items = [f"<li><b>{escape(', '.join(names))}</b>: {linked(source)}</li>"
              for source, names in comparison.sources.items()]  # fmt: skip
     return f'<h2>Sources of published figures</h2><ul class="notes">{"".join(items)}</ul>' if items else ""
-
-
-def _linked(text: str) -> str:
-    """A text with its addresses as links."""
-    parts = re.split(r"(https://[^\s,]+)", text)
-    return "".join(f'<a href="{escape(part)}" rel="noreferrer">{escape(part)}</a>' if i % 2 else escape(part)
-                   for i, part in enumerate(parts))  # fmt: skip

@@ -90,7 +90,7 @@ def _read(
     path = Path(where).expanduser()
     if (path / "nshards.txt").is_file():  # the split itself was named
         path, split, where = path.parent, path.name, str(path.parent)
-    if _is_source(where, path):
+    if is_source(where):
         return _pairs(where, class_field, data_config, classnames, _or_named(templates, names))
     if not where or not path.exists():
         raise wrong(where or "''", "a folder or file of evaluation data", "no such path", "correct it")
@@ -124,8 +124,9 @@ def _table(where: str, path: Path, split: str) -> EvalData:
     return arrow.read(path, split)
 
 
-def _is_source(where: str, path: Path) -> bool:
-    """Whether this is one of our own sources of pairs."""
+def is_source(where: str) -> bool:
+    """Whether a place is one of our own sources of pairs: emoji:..., shards, a folder of shards or with a table."""
+    path = Path(where).expanduser()
     if where.startswith("emoji:") or path.suffix == ".tar":
         return True
     if not path.exists() and (glob.has_magic(where) or "{" in where):

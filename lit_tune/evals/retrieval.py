@@ -76,25 +76,6 @@ def hit_probability(
     return 1.0 - miss
 
 
-def retrieval(
-    zimg: Float[np.ndarray, "n d"],
-    ztxt: Float[np.ndarray, "m d"],
-    owner: Integer[np.ndarray, " m"],
-    caption_group: Integer[np.ndarray, " m"],
-) -> dict[str, float]:
-    """{"image_retrieval_recall@K": text to image, "text_retrieval_recall@K": image to text, each + "_chance"}.
-
-    Arguments as for `find`, which also tells the rank of every query. All values are fractions in [0, 1].
-    """
-    found = find(zimg, ztxt, owner, caption_group)
-    metrics = {}
-    for name, direction in zip(("image_retrieval", "text_retrieval"), found, strict=True):
-        for k in KS:
-            metrics[f"{name}_recall@{k}"] = float(direction.hits(k).mean())
-            metrics[f"{name}_recall@{k}_chance"] = float(direction.chance(k).mean())
-    return metrics
-
-
 def find(
     zimg: Float[np.ndarray, "n d"],
     ztxt: Float[np.ndarray, "m d"],

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lit_tune import evals
 from lit_tune.data.sample import BadSample
-from lit_tune.data.sources import TABLES, Source
+from lit_tune.data.sources import Source
 from lit_tune.errors import DataError, explain
 from lit_tune.evals.results import outside_name
 
@@ -50,18 +49,6 @@ class Pairs:
             if metric not in ("images", "captions"):
                 found[name][outside_name(metric)] = value
         return found["pairs"], found["pairs_strict"]
-
-
-def are_pairs(where: str) -> bool:
-    """Whether a spec is of one of our own sources and not of a benchmark's folder.
-
-    Shards by pattern, a folder of shards, a folder with captions.csv or captions.jsonl, the shipped pairs.
-    """
-    if where.startswith("emoji:") or any(mark in where for mark in "{*?["):
-        return True
-    folder = Path(where).expanduser()
-    return folder.suffix == ".tar" or any((folder / name).is_file() for name in TABLES) or (
-        folder.is_dir() and any(folder.glob("*.tar")))
 
 
 def read_pairs(source: Source, class_field: str, templates: Sequence[str]) -> Pairs:

@@ -97,7 +97,7 @@ def _rooted(where: str, root: Path | None) -> str:
 
 def _read(name: str, task: Task | None, where: str, asked: Asked) -> Prepared:
     """One task's data."""
-    if pairs.are_pairs(where):
+    if reading.is_source(where):
         return _own_pairs(name, task, where, asked)
     given = {"classnames": asked.classnames, "templates": asked.templates, "data_root": asked.root}
     names = task.names if task is not None else ""
