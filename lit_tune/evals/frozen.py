@@ -192,9 +192,12 @@ def _figures(
     one = np.ones(len(labels), np.int64)
     found = Found(above, level - above, one, one, scores.shape[1])
     figures = classification.metrics(found, labels)
-    guess = float(np.isin(labels, train_labels).mean()) / len(np.unique(train_labels))
+    share, trained = float(np.isin(labels, train_labels).mean()), len(np.unique(train_labels))
+    guess = share / trained
     del figures["acc1_floor_majority"]  # stands beside the zero-shot figure
     figures |= {"acc1_chance": guess, "mean_per_class_recall_chance": guess}
+    if "acc5" in figures:
+        figures["acc5_chance"] = share * min(5, trained) / trained
     return {prefix + name: value for name, value in figures.items()}
 
 
