@@ -214,7 +214,12 @@ def test_wrong_folders_and_files_end_with_2_and_leave_nothing(home: Path, tmp_pa
     folders.wds(tmp_path / "alone", n=4)
     code, _, errors = evaluate(*words, f"--tasks=alone={tmp_path / 'alone'}", "--probes=knn")
     refused(code, 2, errors, "train")
+    code, _, errors = evaluate(*words, "--tasks=cifar10", *files(home), "--dims=99")
+    refused(code, 2, errors, "1 to 15", "99")
     assert not out.exists()
+    (tmp_path / "file").write_text("")
+    code, _, errors = evaluate(f"--model={home / 'model'}", "--tasks=cifar10", f"--out={tmp_path / 'file' / 'out'}")
+    refused(code, 2, errors, "--out")
 
 
 def test_a_picture_that_does_not_decode_ends_with_4_and_names_it(home: Path, tmp_path: Path, evaluate) -> None:

@@ -37,10 +37,7 @@ def variants(
     Raises:
         ConfigError: a width that is not below the whole.
     """
-    whole = zimg.shape[1]
-    for dim in dims:
-        if not 0 < dim < whole:
-            raise ConfigError(explain("--dims", expected=f"widths from 1 to {whole - 1}", found=dim, do="leave it out"))
+    check_dims(dims, zimg.shape[1])
     found = {f"prompt {name}": scoring.score(task, data, zimg, _with(embed_text, prompt), products).metrics
              for name, prompt in prompts.items() if name}  # fmt: skip
     for dim in dims:
@@ -48,6 +45,13 @@ def variants(
         cut_text = partial(_cut_texts, own, dim)
         found[f"dim {dim}"] = scoring.score(task, data, cut(zimg, dim), cut_text, products).metrics
     return found
+
+
+def check_dims(dims: Sequence[int], whole: int) -> None:
+    """Refuse a width that is not below the whole; to be asked before anything is embedded. Raises ConfigError."""
+    for dim in dims:
+        if not 0 < dim < whole:
+            raise ConfigError(explain("--dims", expected=f"widths from 1 to {whole - 1}", found=dim, do="leave it out"))
 
 
 def cut(z: Float[np.ndarray, "n d"], dim: int) -> Float[np.ndarray, "n k"]:

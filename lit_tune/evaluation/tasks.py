@@ -18,7 +18,7 @@ import numpy as np
 
 from lit_tune import distributed
 from lit_tune.data.sample import BadSample
-from lit_tune.errors import DataError, explain
+from lit_tune.errors import ConfigError, DataError, explain
 from lit_tune.evaldata.clean import clean
 from lit_tune.evaldata.dataset import EvalData
 from lit_tune.evals import frozen, nested, scoring
@@ -79,9 +79,11 @@ def run(
 
     Raises:
         Stopped: `should_stop` said so; the task under way goes on from its last kept vectors.
-        ConfigError: the processes have different data.
+        ConfigError: a width that the vectors do not have, a folder that cannot be made, or processes with other data.
         DataError: a picture cannot be decoded; nothing of that task is kept.
     """
+    nested.check_dims(options.dims, system.settings["dim"])
+    distributed.on_process_0("results folder", lambda: _make(folder))
     # each host decodes its own rows: other data on one of them would pass unseen
     distributed.agree({f"data of {one.task.name}": one.data.sha256 for one in prepared})
     progress = Progress([(one.task.name, len(one.data)) for one in prepared])
@@ -95,6 +97,15 @@ def run(
             progress.skip(one.task.name)
         found.append(Result(**known))
     return found
+
+
+def _make(folder: Path) -> None:
+    """The results folder, made before anything takes time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(explain(f"results folder {folder}", expected="a folder that can be written",
+                                  found=error.strerror, do="name another one with --out")) from error
 
 
 def settings_of(prepared: Prepared, system: System, options: Options) -> dict[str, Any]:
