@@ -126,6 +126,9 @@ def _check(flags: EvalFlags) -> None:
         raise errors.ConfigError(errors.explain(
             "eval", expected="--workdir=DIR or --model=DIR", found="both" if flags.workdir else "neither",
             do="name a run or an export"))
+    if flags.html:
+        raise errors.ConfigError(errors.explain("--html", expected="--compare beside it", found="none",
+                                                do="an evaluation writes report.html by itself"))
     if flags.args:
         raise errors.ConfigError(errors.explain("eval", expected="flags only", found=repr(flags.args[0]),
                                                 do="write --compare before systems to compare"))
