@@ -149,7 +149,8 @@ def loop(run: Run) -> int:
             step, scores = run.step, {}  # a checkpoint carries the scores of its own step or none
             # Evaluate, then save: a checkpoint of a step never stands without that step's evaluation, and a run that
             # was stopped in between does it now.
-            due = _due(step, config.eval.every, total), _due(step, config.eval.tasks_every, total)
+            with_tasks = bool(config.eval.tasks) and _due(step, config.eval.tasks_every, total)
+            due = _due(step, config.eval.every, total), with_tasks
             if step > 0 and any(due) and step not in evaluated:
                 try:
                     scores = evaluate(run, writer, *due)
