@@ -13,6 +13,8 @@ def get_config() -> ConfigDict:
     c.seed = 0  # integer; initial weights, data order and augmentation all follow from it
     c.total_steps = 70_848  # optimizer steps, skipped ones included
     c.global_batch = 65_536  # pairs a step over all devices of all hosts
+    c.micro_batches = 1  # parts that the batch is embedded in, one after the other (gradient cache): the same loss and
+    # gradient with the activations of one part only; every picture is embedded twice
     c.dtype = "bfloat16"  # compute dtype of the towers; parameters, norms, logits and loss are float32
     c.mesh = mesh()
     c.vision = vision()
@@ -76,7 +78,9 @@ def vision() -> ConfigDict:
     # own description, those apart that the command line sets; a timm folder has none: `lit-tune import` it first
     c.init_resample = "bicubic"  # bicubic (as the paper's start) | pinv (timm's way): for another patch or image size
     c.freeze_blocks = 0  # first blocks that stay as they are, with patches and positions; -1: all, only the head trains
-    c.remat = "none"  # none | block: recompute each block in the backward pass
+    c.attention = "auto"  # auto | einsum | pallas (TPU) | cudnn (NVIDIA): the kernel of self-attention in the blocks
+    c.remat = "none"  # none | save (keep the matmuls' results of a block that are worth it) | dots (keep all of them) |
+    # full (keep a block's input only): what the backward pass computes again
     c.patch_dropout = 0.0  # share of the patch tokens left out of each training picture, in [0, 1)
     return c
 
@@ -104,6 +108,8 @@ def loss() -> ConfigDict:
     c.logit_scale_max = 0.0  # clamp of exp(logit_scale) after each update; 0: none (the paper's run)
     c.logit_bias_init = -10.0  # sigmoid only
     c.mask_equal_captions = False  # pairs whose caption sets are equal are no negatives of each other
+    c.matryoshka_dims = ()  # widths below the full one at which the vectors are trained too, e.g. (512, 256, 128)
+    c.text_bank = 0  # past steps whose texts are further negatives of the pictures (softmax, cached text only)
     c.extra_negatives = 0  # captions a step, beyond the batch's own, that are negatives only (cached text only)
     return c
 
@@ -123,6 +129,7 @@ def optim() -> ConfigDict:
     c.wd = 0.0  # per step and unit of learning rate; biases, norms, class token, latent and temperature never decay
     c.clip_norm = 1.0  # global norm of all gradients; 0: no clipping
     c.layer_decay = 1.0  # learning rate of block i times layer_decay ** (depth - i); patches and positions one more
+    c.zero1 = False  # cut the moments over the data axis (ZeRO stage 1): less memory, one more gather a step
     c.ema_decay = 0.0  # per step, exponential average of the trained weights for evaluation and export; 0: none
     return c
 

@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.total_steps = 70_848
 
     c.vision.rope_reference_grid = (14, 14)  # contrastors; BAAI's and timm's /16 models use 16 x 16
-    c.vision.remat = "block"  # execution only: keeps the activations of a pod's device batch in memory
+    c.vision.remat = "full"  # execution only: keeps the activations of a pod's device batch in memory
 
     c.text.model = "nomic-ai/nomic-embed-text-v1.5"
     c.text.prefix = "search_query: "  # contrastors, image_text_loader.py

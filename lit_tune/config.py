@@ -108,11 +108,12 @@ def conform(config: ConfigDict, where: str) -> ConfigDict:
 def typed(value: Any, like: Any, key: str) -> Any:
     """`value` in the type of `like`: ints become floats, lists tuples; everything else has to fit.
 
-    A tuple of numbers keeps its length; a tuple of names, or an empty one, may have any.
+    A tuple of numbers keeps its length, a tuple of names may have any; an empty one takes names or whole numbers.
     """
     if isinstance(like, tuple) and isinstance(value, list | tuple):
         if not like or isinstance(like[0], str):
-            return tuple(typed(entry, "", key) for entry in value)
+            numbers = not like and all(type(entry) is int for entry in value)
+            return tuple(value) if numbers else tuple(typed(entry, "", key) for entry in value)
         if len(value) == len(like):
             return tuple(typed(entry, of, key) for entry, of in zip(value, like, strict=True))
     elif isinstance(like, float) and isinstance(value, int | float) and not isinstance(value, bool):

@@ -16,7 +16,8 @@ CHOICES = {
     "vision.act": ("gelu", "gelu_tanh", "quick_gelu"),
     "vision.init_resample": ("bicubic", "pinv"),
     "vision.pool": ("map", "nomic", "cls", "mean"),
-    "vision.remat": ("none", "block"),
+    "vision.attention": ("auto", "einsum", "pallas", "cudnn"),
+    "vision.remat": ("none", "save", "dots", "full"),
     "text.pool": ("mean", "cls", "last"),
     "text.source": ("cached", "live"),
     "loss.name": ("softmax", "sigmoid"),
@@ -28,7 +29,7 @@ CHOICES = {
 
 # Where each number, or each number of a tuple, has to lie: [ and ] belong to it, ( and ) do not.
 RANGES = {
-    "seed": "[0, 4294967295]", "total_steps": "[1, inf)", "global_batch": "[1, inf)",
+    "seed": "[0, 4294967295]", "total_steps": "[1, inf)", "global_batch": "[1, inf)", "micro_batches": "[1, inf)",
     "mesh.data": "[-1, inf)", "mesh.fsdp": "[-1, inf)", "mesh.tensor": "[-1, inf)",
     "vision.image_size": "[1, inf)", "vision.patch_size": "[1, inf)", "vision.width": "[1, inf)",
     "vision.depth": "[1, inf)", "vision.num_heads": "[1, inf)", "vision.mlp_dim": "[1, inf)",
@@ -38,7 +39,7 @@ RANGES = {
     "vision.freeze_blocks": "[-1, inf)",
     "text.max_length": "[3, inf)", "text.dim": "[0, inf)",
     "loss.logit_scale_init": "(-inf, inf)", "loss.logit_scale_max": "[0, inf)", "loss.logit_bias_init": "(-inf, inf)",
-    "loss.extra_negatives": "[0, inf)",
+    "loss.extra_negatives": "[0, inf)", "loss.matryoshka_dims": "[1, inf)", "loss.text_bank": "[0, inf)",
     "optim.lr": "(0, inf)", "optim.lr_base_batch": "[1, inf)", "optim.warmup_steps": "[0, inf)",
     "optim.end_lr": "[0, 1]", "optim.b1": "[0, 1)", "optim.b2": "[0, 1)", "optim.eps": "(0, 1)",
     "optim.layer_decay": "(0, 1]",
@@ -74,6 +75,11 @@ def check(config: ConfigDict, *, files: bool = True) -> None:
     values = flat(config)
     for key, allowed in CHOICES.items():
         _require(values[key] in allowed, key, " | ".join(allowed), values[key], "choose one of them")
+    for key, value in values.items():
+        if isinstance(value, tuple):
+            kind = int | float if key in RANGES else str
+            _require(all(isinstance(entry, kind) for entry in value), key,
+                     "numbers" if key in RANGES else "names", value, "change it")
     for key, interval in RANGES.items():
         entries = values[key] if isinstance(values[key], tuple) else (values[key],)
         _require(all(_inside(entry, interval) for entry in entries), key, f"a value in {interval}", values[key],
@@ -114,6 +120,10 @@ def check_devices(config: ConfigDict, device_count: int, process_count: int = 1)
     _require(config.global_batch % rows == 0, "global_batch", f"a multiple of {rows} (devices that share the batch)",
              config.global_batch, f"use {' or '.join(map(str, allowed))}")
     extra = config.loss.extra_negatives
+    micro = config.micro_batches
+    _require(config.global_batch % (rows * micro) == 0, "micro_batches",
+             f"a divisor of {config.global_batch // rows}, the pairs a device", micro,
+             f"use one of {', '.join(map(str, _divisors(config.global_batch // rows)))}")
     _require(extra % rows == 0, "loss.extra_negatives", f"a multiple of {rows} (devices that share the batch)", extra,
              f"use {extra // rows * rows} or {(extra // rows + 1) * rows}")
     _require(device_count % process_count == 0, "processes", f"a divisor of {device_count} devices", process_count,
@@ -181,8 +191,22 @@ def _check_text_and_loss(config: ConfigDict) -> None:
              sha256, "copy it again")
     _require(not config.loss.extra_negatives or config.text.source == "cached", "loss.extra_negatives",
              "0 where text.source is live", config.loss.extra_negatives, "set text.source=cached")
+    bank = config.loss.text_bank
+    _require(not bank or config.text.source == "cached", "loss.text_bank", "0 where text.source is live", bank,
+             "set text.source=cached")
+    _require(not bank or config.loss.name == "softmax", "loss.text_bank", "0 with loss.name=sigmoid", bank,
+             "it adds negatives to the softmax over texts only")
+    _check_matryoshka(config)
     _require(config.loss.logit_scale_max == 0 or config.loss.logit_scale_max >= 1, "loss.logit_scale_max",
              "at least 1, or 0 for none", config.loss.logit_scale_max, "the usual clamp is 100")
+
+
+def _check_matryoshka(config: ConfigDict) -> None:
+    """Nested widths fall, and lie below the full one."""
+    dims, full = config.loss.matryoshka_dims, config.vision.embed_dim or config.vision.width
+    falls = all(narrow < wide for wide, narrow in zip((full, *dims), dims, strict=False))
+    _require(falls, "loss.matryoshka_dims", f"widths that fall, all below the full {full}", dims,
+             "sort them, largest first, without the full one")
 
 
 def _check_steps(config: ConfigDict) -> None:

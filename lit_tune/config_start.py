@@ -12,7 +12,7 @@ from lit_tune.errors import ConfigError, explain
 
 DESCRIPTION, RUN = "vision_tower.json", "config.json"
 # Keys of config.vision that say how a run treats its tower, and the width that has to fit the new run's text tower.
-OWN = ("init_from", "init_spec", "init_resample", "freeze_blocks", "remat", "patch_dropout", "embed_dim")
+OWN = ("init_from", "init_spec", "init_resample", "freeze_blocks", "attention", "remat", "patch_dropout", "embed_dim")
 HEAD = ("embed_bias", "embed_square")  # of the projection: the starting model's only where its width is kept
 DATA = ("mean", "std", "policy", "resize")
 

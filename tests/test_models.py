@@ -138,9 +138,9 @@ def test_recomputing_blocks_changes_no_value_and_no_gradient() -> None:
     tower = Tower(Eva02, small())
     params, image = shaken(tower), pixels(tower.spec)
     run = jax.jit(jax.value_and_grad(lambda p, r: jnp.sum(jnp.sin(tower.apply(p, image, remat=r)))), static_argnums=1)
-    plain, again = run(params, "none"), run(params, "block")
+    plain, again = run(params, "none"), run(params, "full")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, again)
-    count = str(jax.make_jaxpr(run, static_argnums=1)(params, "block")).count("remat")
+    count = str(jax.make_jaxpr(run, static_argnums=1)(params, "full")).count("remat")
     assert count >= tower.spec.depth
 
 

@@ -35,7 +35,7 @@ TEXT_FAMILIES: dict[str, tuple[type, type]] = {
 }
 FAMILIES = VISION_FAMILIES | TEXT_FAMILIES
 # of config.vision: which family, and how a run treats the tower, not what it is
-RUN_KEYS = ("family", "init_from", "init_spec", "init_resample", "freeze_blocks", "remat", "patch_dropout")
+RUN_KEYS = ("family", "init_from", "init_spec", "init_resample", "freeze_blocks", "attention", "remat", "patch_dropout")
 
 
 def family_of(spec: Any) -> str:

@@ -206,8 +206,8 @@ class VisionTower(nnx.Module):
         x, rope = self.embeddings(image, keep, dtype)
         for block in self.blocks:
             apply = lambda y, block=block: block(y, rope=rope, dtype=dtype)  # noqa: E731
-            # "block" keeps only the blocks' inputs for the backward pass and computes each block a second time
-            x = jax.checkpoint(apply)(x) if remat == "block" else apply(x)
+            # "full" keeps only the blocks' inputs for the backward pass and computes each block a second time
+            x = jax.checkpoint(apply)(x) if remat == "full" else apply(x)
         return x if self.norm is None else self.norm(x)
 
     def __call__(
@@ -224,7 +224,7 @@ class VisionTower(nnx.Module):
             image: float32, normalised with the tower's mean and std.
             dtype: compute dtype.
             keep: numbers of the patches that each picture keeps (patch dropout), or None for all.
-            remat: none | block.
+            remat: none | full.
         """
         return self.pool(self.trunk(image, dtype=dtype, keep=keep, remat=remat), dtype)
 
