@@ -77,10 +77,11 @@ class Batches:
         host = {name: self._own(array) for name, array in next(self._host).items()}
         # Bad samples travel as numbers, not as exceptions: grain loses a whole batch when one is raised in its threads.
         self.quarantine.take(host["tried"], host["fault"])
-        batch = {name: self._spread(name, array) for name, array in host.items() if name not in OWN}
-        if self._extra:
-            extra = self._text.extra(self.step, self._extra, self._config.seed)
-            batch |= {name: self._put(array) for name, array in extra.items()}
+        with jax.transfer_guard_host_to_device("allow"):  # the one transfer of a step that is meant
+            batch = {name: self._spread(name, array) for name, array in host.items() if name not in OWN}
+            if self._extra:
+                extra = self._text.extra(self.step, self._extra, self._config.seed)
+                batch |= {name: self._put(array) for name, array in extra.items()}
         self.step += 1
         self._waited += time.monotonic() - started
         return batch
