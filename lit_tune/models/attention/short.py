@@ -5,7 +5,7 @@ XLA's own program of the same attention spends most of its time on copies and on
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -77,7 +77,7 @@ def _its_picture(i: Array, j: Array) -> tuple[Array, int, int]:
     return i, 0, 0
 
 
-def _group(refs: list[Any], group: int) -> list[Float[Array, "n l"]]:
+def _group(refs: Sequence[Any], group: int) -> list[Float[Array, "n l"]]:
     """The 128 lanes of one group, of every block."""
     return [ref[0, :, group * LANES : (group + 1) * LANES] for ref in refs]
 
@@ -95,7 +95,7 @@ def _step(body: Callable[..., Any], head_dim: int, inputs: int, rotates: bool, *
 
 def _call(
     body: Callable[..., Any], arrays: list[Array], rope: Rope, outputs: int, head_dim: int, interpret: bool
-) -> list[Array]:
+) -> Sequence[Array]:
     """`body` over every picture and every block of head groups; `outputs` arrays like arrays[0]."""
     b, n, d = arrays[0].shape
     tables = lane_tables(rope, head_dim)
