@@ -16,6 +16,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from lit_tune.models.attention.choice import EINSUM, Kernel
+from lit_tune.models.attention.fused import cudnn_attention, pallas_attention
+
 
 def matmul_precision(dtype: DTypeLike) -> jax.lax.Precision:
     """The precision that `dtype` asks for: float32 means float32, also on a TPU whose default is bfloat16 passes."""
@@ -224,19 +227,38 @@ class Attention(nnx.Module):
         self, x: Float[Array, "b n d"], rope: tuple[Array, Array] | None, dtype: DTypeLike
     ) -> tuple[Float[Array, "b n h k"], Float[Array, "b n h k"], Float[Array, "b n h k"]]:
         """Queries, keys (both rotated) and values."""
-        kernels = [linear.kernel[...] for linear in (self.q, self.k, self.v)]
-        bias = joined_bias([self.q, self.k, self.v])
-        if self.interleaved:
-            kernels = [deinterleave(w, self.num_heads) for w in kernels[:2]] + kernels[2:]
-            bias = None if bias is None else self._deinterleave_bias(bias)
+        kernels, bias = self._kernels(), self._joined_bias()
         joined = affine(x, jnp.concatenate(kernels, axis=1), bias, dtype)  # (b, n, 3 d)
         joined = joined.reshape(*x.shape[:2], 3, self.num_heads, -1)  # (b, n, 3, h, k)
-        q, k, v = joined[:, :, 0], joined[:, :, 1], joined[:, :, 2]
+        q, k, v = (checkpoint_name(joined[:, :, i], name) for i, name in enumerate("qkv"))
         return (q, k, v) if rope is None else (rotate(q, *rope), rotate(k, *rope), v)
 
-    def _deinterleave_bias(self, bias: Float[Array, " d3"]) -> Float[Array, " d3"]:
+    def _kernels(self) -> list[Float[Array, "d d"]]:
+        """Of q, k and v, with the rotary pairs half a head apart."""
+        kernels = [linear.kernel[...] for linear in (self.q, self.k, self.v)]
+        return [deinterleave(w, self.num_heads) for w in kernels[:2]] + kernels[2:] if self.interleaved else kernels
+
+    def _joined_bias(self) -> Float[Array, " d3"] | None:
+        bias = joined_bias([self.q, self.k, self.v])
+        if bias is None or not self.interleaved:
+            return bias
         q, k, v = jnp.split(bias, 3)
         return jnp.concatenate([deinterleave(q, self.num_heads), deinterleave(k, self.num_heads), v])
+
+    def _fused(
+        self, x: Float[Array, "b n d"], rope: tuple[Array, Array] | None, kernel: Kernel, dtype: DTypeLike
+    ) -> Float[Array, "b n d"]:
+        """The joined heads, by the kernel of an accelerator."""
+        if kernel.name == "cudnn":
+            return cudnn_attention(*self.qkv(x, rope, dtype), kernel).reshape(x.shape)
+        bias = self._joined_bias()
+        biases = [None] * 3 if bias is None else jnp.split(bias, 3)
+        # Three products: the parts of one joined product would be copied before the kernel can read them.
+        q, k, v = (
+            checkpoint_name(affine(x, w, b, dtype), name)
+            for w, b, name in zip(self._kernels(), biases, "qkv", strict=True)
+        )
+        return pallas_attention(q, k, v, rope, x.shape[-1] // self.num_heads, kernel)
 
     def __call__(
         self,
@@ -245,10 +267,21 @@ class Attention(nnx.Module):
         rope: tuple[Array, Array] | None = None,
         mask: Bool[Array, "#b #n n"] | None = None,
         bias: Float[Array, "h n n"] | None = None,
+        kernel: Kernel = EINSUM,
         dtype: DTypeLike,
     ) -> Float[Array, "b n d"]:
-        heads = attention(*self.qkv(x, rope, dtype), mask, bias)
-        joined = heads.reshape(*x.shape[:2], -1)  # (b, n, d)
+        """(b, n, d). A remat policy may keep "q", "k", "v" (before the rotation) and "attention" (the joined heads).
+
+        Raises:
+            ValueError: a mask or a bias for a kernel that takes none.
+        """
+        if kernel.name == "einsum":
+            joined = attention(*self.qkv(x, rope, dtype), mask, bias).reshape(x.shape)  # (b, n, d)
+        elif mask is not None or bias is not None:
+            raise ValueError(f"attention kernel {kernel.name} takes no mask and no bias: use einsum")
+        else:
+            joined = self._fused(x, rope, kernel, dtype)
+        joined = checkpoint_name(joined, "attention")
         if self.norm is not None:
             joined = self.norm(joined)
         return self.proj(joined, dtype)
@@ -328,9 +361,10 @@ class PreNormBlock(nnx.Module):
         *,
         rope: tuple[Array, Array] | None = None,
         mask: Bool[Array, "#b #n n"] | None = None,
+        kernel: Kernel = EINSUM,
         dtype: DTypeLike,
     ) -> Float[Array, "b n d"]:
-        x = x + self.attn(self.norm1(x), rope=rope, mask=mask, dtype=dtype)
+        x = x + self.attn(self.norm1(x), rope=rope, mask=mask, kernel=kernel, dtype=dtype)
         return x + self.mlp(self.norm2(x), dtype)
 
 
