@@ -32,10 +32,10 @@ class Form(NamedTuple):
 class Side(NamedTuple):
     """One device's images against all texts."""
 
-    image: Float[jax.Array, "n d"]  # unit rows in the dtype of the products
+    image: Float[jax.Array, "n d"]  # unit rows times the scale, in the dtype of the products
     text: Float[jax.Array, "m d"]  # unit rows, gathered
     own: Int[jax.Array, " n"]  # column of each image's own text
-    own_cos: Float[jax.Array, " n"]
+    own_logit: Float[jax.Array, " n"]  # scale x cosine
     owners: Float[jax.Array, " m"]  # how many images, of all devices, own a column
     ids: UInt32[jax.Array, "m 2"] | None  # equal words: equal captions; None masks nothing
     own_ids: UInt32[jax.Array, "n 2"] | None
@@ -46,7 +46,7 @@ class Block(NamedTuple):
     """Some columns of the table."""
 
     text: Float[jax.Array, "c d"]
-    cosines: Float[jax.Array, "n c"]
+    logits: Float[jax.Array, "n c"]
     own: Bool[jax.Array, "n c"]
     masked: Bool[jax.Array, "n c"] | None
 
@@ -54,7 +54,7 @@ class Block(NamedTuple):
 class Tally(NamedTuple):
     """Row sums for the metrics, where pairs are masked; without a mask they follow from sums of vectors."""
 
-    kept: Float[jax.Array, " n"]  # sum of the cosines that count, own text included
+    kept: Float[jax.Array, " n"]  # sum of the logits that count, own text included
     masked: Float[jax.Array, " n"]  # number of pairs that do not count
 
 
@@ -98,19 +98,20 @@ def width_of_block(images: int, texts: int) -> int:
     return min(texts, _WIDEST, max(lanes, _ELEMENTS // images // lanes * lanes))
 
 
-def make_side(image: jax.Array, text: jax.Array, positives: jax.Array | None, ids: jax.Array | None,
+def make_side(image: jax.Array, text: jax.Array, scale: jax.Array, positives: jax.Array | None, ids: jax.Array | None,
               mesh: Mesh | None) -> Side:
     """The two sides of one device's table.
 
     Args:
         image: (n_local, d) float32.
         text: (m, d) gathered; its dtype is the dtype of the products.
+        scale: factor on the cosines; on the image it costs nothing, on the table one operation an element.
         positives: (n_local,) columns of the own texts; None: image i of the global batch owns column i.
         ids: (m, 2) gathered words, or None.
         mesh: the mesh that the images are cut over.
     """
     n, m = image.shape[0], text.shape[0]
-    image = image.astype(text.dtype)
+    image = (image * scale).astype(text.dtype)
     if positives is None:
         own = share(jnp.arange(n * shapes.devices(mesh)), mesh)
         owners = jnp.float32(jnp.arange(m) < n * shapes.devices(mesh))
@@ -118,8 +119,8 @@ def make_side(image: jax.Array, text: jax.Array, positives: jax.Array | None, id
     else:
         own, own_text = positives, text[positives]
         owners = total(jnp.zeros(m, jnp.float32).at[positives].add(1.0), mesh)
-    own_cos = jnp.sum(jnp.float32(image) * jnp.float32(own_text), axis=1)
-    return Side(image, text, own, own_cos, owners, ids, None if ids is None else ids[own],
+    own_logit = jnp.sum(jnp.float32(image) * jnp.float32(own_text), axis=1)
+    return Side(image, text, own, own_logit, owners, ids, None if ids is None else ids[own],
                 positives is None)
 
 
@@ -159,7 +160,7 @@ def walk(side: Side, form: Form, body: Callable[[Any, Block, Any], tuple[Any, An
 
 
 def pull_back(side: Side, block: Block, slopes: Float[jax.Array, "n c"], frozen_text: bool) -> tuple:
-    """(gradient of the images (n, d), of the block's texts (c, d) or None) for slopes of its cosines."""
+    """(gradient of the images (n, d), of the block's texts (c, d) or None) for slopes of its logits."""
     slopes = slopes.astype(block.text.dtype)
     image = product("nc,cd->nd", slopes, block.text)
     return image, None if frozen_text else product("nc,nd->cd", slopes, side.image)
@@ -198,18 +199,19 @@ def add_tally(tally: Tally | None, block: Block) -> Tally | None:
         return None
     # A count near n x m (4.3e9 at the paper's batch) is beyond int32, and ones are lost in one float32 sum of that
     # length: rows first.
-    return Tally(tally.kept + jnp.sum(jnp.where(block.masked, 0.0, block.cosines), axis=1),
+    return Tally(tally.kept + jnp.sum(jnp.where(block.masked, 0.0, block.logits), axis=1),
                  tally.masked + jnp.sum(block.masked, axis=1, dtype=jnp.float32))
 
 
-def pair_metrics(side: Side, tally: Tally | None, mesh: Mesh | None) -> dict[str, jax.Array]:
+def pair_metrics(side: Side, scale: jax.Array, tally: Tally | None, mesh: Mesh | None) -> dict[str, jax.Array]:
     """{cos_pos, cos_neg, masked_frac}: mean cosine of own and of other texts, and the share of the others masked."""
     n, m = side.image.shape[0] * shapes.devices(mesh), side.text.shape[0]
+    others = float(n * (m - 1))  # beyond int32 at the paper's batch
     if tally is None:  # the sum over all pairs is the product of the two sums of rows: no table
         image, text = (jnp.sum(rows, axis=0, dtype=jnp.float32) for rows in (side.image, share(side.text, mesh)))
-        own, image, text = total((jnp.sum(side.own_cos), image, text), mesh)
+        own, image, text = total((jnp.sum(side.own_logit), image, text), mesh)
         kept, masked = jnp.dot(image, text, precision=lax.Precision.HIGHEST), jnp.float32(0)
     else:
-        own, kept, masked = total((jnp.sum(side.own_cos), jnp.sum(tally.kept), jnp.sum(tally.masked)), mesh)
-    return {"cos_pos": own / n, "cos_neg": (kept - own) / jnp.maximum(n * (m - 1) - masked, 1.0),
-            "masked_frac": masked / max(n * (m - 1), 1)}
+        own, kept, masked = total((jnp.sum(side.own_logit), jnp.sum(tally.kept), jnp.sum(tally.masked)), mesh)
+    return {"cos_pos": own / n / scale, "cos_neg": (kept - own) / jnp.maximum(others - masked, 1.0) / scale,
+            "masked_frac": masked / max(others, 1.0)}

@@ -131,6 +131,7 @@ def _gather(rows: jax.Array, mesh: Mesh | None) -> jax.Array:
 def _pair_metrics(pairs: Pairs) -> dict[str, jax.Array]:
     """{cos_pos, cos_neg, masked_frac}: mean cosine of own and of other texts, and the share of the others masked."""
     n, m = pairs.own.shape
+    pair_count = float(n * (m - 1))  # beyond int32 at the paper's batch
     others = ~pairs.own if pairs.masked is None else ~(pairs.own | pairs.masked)
     # Sums along rows first: a count near n * m (4.3e9 at the paper's batch) is beyond int32, and ones are lost in one
     # float32 sum of that length. Nothing is counted that is known: a count of `own` alone has no sharded operand, and
@@ -138,5 +139,5 @@ def _pair_metrics(pairs: Pairs) -> dict[str, jax.Array]:
     masked = jnp.float32(0) if pairs.masked is None else jnp.sum(jnp.sum(pairs.masked, axis=1, dtype=jnp.float32))
     negatives = jnp.sum(jnp.sum(jnp.where(others, pairs.cosines, 0.0), axis=1))
     positive = jnp.mean(jnp.sum(jnp.where(pairs.own, pairs.cosines, 0.0), axis=1))
-    return {"cos_pos": positive, "cos_neg": negatives / jnp.maximum(n * (m - 1) - masked, 1.0),
-            "masked_frac": masked / max(n * (m - 1), 1)}
+    return {"cos_pos": positive, "cos_neg": negatives / jnp.maximum(pair_count - masked, 1.0),
+            "masked_frac": masked / max(pair_count, 1.0)}

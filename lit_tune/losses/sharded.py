@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt32
 from lit_tune.losses import blocks, shapes
 from lit_tune.losses.blocks import Form
 
-OnDevice = Callable[..., tuple]  # (side, scalars, form, gradient) -> (loss, metrics, gradients or None)
+OnDevice = Callable[..., tuple]  # (side, scale[, bias], form, gradient) -> (loss, metrics, gradients or None)
 Scalars = tuple[jax.Array, ...]  # log_scale and perhaps the bias, each (k,) for k widths
 
 
@@ -81,8 +81,9 @@ def _on_device(on_device: OnDevice, form: Form, gradient: bool, zimg: jax.Array,
     for k, dim in enumerate(dims):
         image_cut, image_back = jax.vjp(partial(cut, dim=dim), zimg)
         text_cut, text_back = _cut_text(text, dim, gradient and not form.frozen_text)
-        side = blocks.make_side(image_cut, text_cut, positives, ids, form.mesh)
-        loss, metrics, slopes = on_device(side, tuple(scalar[k] for scalar in scalars), form, gradient)
+        scale = jnp.exp(scalars[0][k])
+        side = blocks.make_side(image_cut, text_cut, scale, positives, ids, form.mesh)
+        loss, metrics, slopes = on_device(side, scale, *(bias[k] for bias in scalars[1:]), form, gradient)
         if gradient:
             slopes = image_back(slopes[0])[0], None if form.frozen_text else text_back(slopes[1]), slopes[2]
         found.append((loss, metrics, slopes))

@@ -7,18 +7,17 @@ from lit_tune.losses import blocks, shapes
 from lit_tune.losses.blocks import Block, Form, Side
 
 
-def on_device(side: Side, scalars: tuple[jax.Array, ...], form: Form, gradient: bool) -> tuple:
+def on_device(side: Side, scale: jax.Array, bias: jax.Array, form: Form, gradient: bool) -> tuple:
     """(loss, metrics, gradients) of the global batch; gradients: None or (image, text or None, (log_scale, bias)).
 
     With y = scale x cosine + bias, negated for the own pair, a pair costs softplus(y). The gradient of log_scale needs
     no sum over the table: the loss depends on scale x image only, so it is the sum of image . gradient of the image.
     """
-    (log_scale, bias), n = scalars, side.image.shape[0] * shapes.devices(form.mesh)
-    scale = jnp.exp(log_scale)
+    n = side.image.shape[0] * shapes.devices(form.mesh)
 
     def add(carry: tuple, block: Block, _: None) -> tuple:
         cost, slope, image, tally = carry
-        pair_cost, pair_slope = _pairs(scale * block.cosines + bias, block)
+        pair_cost, pair_slope = _pairs(block.logits + bias, block)
         cost, tally, text = cost + jnp.sum(pair_cost, axis=1), blocks.add_tally(tally, block), None
         if gradient:
             more, text = blocks.pull_back(side, block, pair_slope, form.frozen_text)
@@ -30,11 +29,12 @@ def on_device(side: Side, scalars: tuple[jax.Array, ...], form: Form, gradient: 
     (cost, slope, image, tally), text = blocks.walk(side, form, add, (zeros, zeros, image, blocks.no_tally(side)), None)
     scale_slope = jnp.float32(0)
     if gradient:
-        image, text = jax.tree.map(lambda rows: rows * (scale / n), (image, text))
-        scale_slope = jnp.sum(jnp.sum(jnp.float32(side.image) * image, axis=1))
+        scale_slope = jnp.sum(jnp.sum(jnp.float32(side.image) * image, axis=1)) / n
+        image = image * (scale / n)
+        text = None if text is None else text / n  # the scale is in the image
     cost, slope, scale_slope = blocks.total((jnp.sum(cost), jnp.sum(slope), scale_slope), form.mesh)
     gradients = (image, text, (scale_slope, slope / n)) if gradient else None
-    return cost / n, blocks.pair_metrics(side, tally, form.mesh), gradients
+    return cost / n, blocks.pair_metrics(side, scale, tally, form.mesh), gradients
 
 
 def _pairs(logits: jax.Array, block: Block) -> tuple[jax.Array, jax.Array]:

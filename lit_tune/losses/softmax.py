@@ -28,35 +28,36 @@ class Outcome(NamedTuple):
     rows: Float[jax.Array, " n"]  # over all texts
     own_columns: Float[jax.Array, " n"]  # over all images, of each image's own text
     tally: Tally | None
-    image: Float[jax.Array, "n d"] | None  # 2 n / scale times the gradient
+    image: Float[jax.Array, "n d"] | None  # of (both probabilities - 2 own) x text
     text: Float[jax.Array, "m d"] | None
 
 
-def on_device(side: Side, scalars: tuple[jax.Array, ...], form: Form, gradient: bool) -> tuple:
+def on_device(side: Side, scale: jax.Array, form: Form, gradient: bool) -> tuple:
     """(loss, metrics, gradients) of the global batch; gradients are None or (image, text or None, (log_scale,)).
 
     The gradient of log_scale needs no sum over the table: the loss depends on scale x image only, so it is the sum of
     image . gradient of the image.
     """
-    scale, n = jnp.exp(scalars[0]), side.image.shape[0] * shapes.devices(form.mesh)
-    found = lax.cond(fixed_shift_holds(reach(side, scale, form), max(n, side.text.shape[0])),
-                     lambda: with_fixed_shift(side, scale, form, gradient),
-                     lambda: with_running_maximum(side, scale, form, gradient))
-    own = scale * side.own_cos
+    n = side.image.shape[0] * shapes.devices(form.mesh)
+    found = lax.cond(fixed_shift_holds(reach(side, form), max(n, side.text.shape[0])),
+                     lambda: with_fixed_shift(side, form, gradient),
+                     lambda: with_running_maximum(side, form, gradient))
+    own = side.own_logit
     gradients, slope = None, jnp.float32(0)
     if gradient:
-        image, text = jax.tree.map(lambda rows: rows * (scale / (2 * n)), (found.image, found.text))
-        slope = jnp.sum(jnp.sum(jnp.float32(side.image) * image, axis=1))
+        slope = jnp.sum(jnp.sum(jnp.float32(side.image) * found.image, axis=1)) / (2 * n)
+        image = found.image * (scale / (2 * n))
+        text = None if found.text is None else found.text / (2 * n)  # the scale is in the image
     i2t, t2i, slope = blocks.total(
         (jnp.sum(found.rows - own), jnp.sum(found.own_columns - own), slope), form.mesh)
-    metrics = {"loss_i2t": i2t / n, "loss_t2i": t2i / n} | blocks.pair_metrics(side, found.tally, form.mesh)
+    metrics = {"loss_i2t": i2t / n, "loss_t2i": t2i / n} | blocks.pair_metrics(side, scale, found.tally, form.mesh)
     if gradient:
         gradients = image, text, (slope,)
     return (i2t / n + t2i / n) / 2, metrics, gradients
 
 
-def reach(side: Side, scale: jax.Array, form: Form) -> Float[jax.Array, ""]:
-    """The largest a logit can be in size: scale x longest image x longest text; the same on every device.
+def reach(side: Side, form: Form) -> Float[jax.Array, ""]:
+    """The largest a logit can be in size: longest image (scaled) x longest text; the same on every device.
 
     For unit rows it is the scale; measured, it also holds for rows that rounding to bfloat16 has made longer.
     """
@@ -64,7 +65,7 @@ def reach(side: Side, scale: jax.Array, form: Form) -> Float[jax.Array, ""]:
                for rows in (side.image, blocks.share(side.text, form.mesh))]
     # NaN is no larger and no smaller than anything: devices must not choose different branches over it.
     squares = jnp.nan_to_num(jnp.stack(squares), nan=jnp.inf)
-    return scale * jnp.sqrt(jnp.prod(blocks.largest(squares, form.mesh)))
+    return jnp.sqrt(jnp.prod(blocks.largest(squares, form.mesh)))
 
 
 def fixed_shift_holds(reach: Float[jax.Array, ""], longest: int) -> Bool[jax.Array, ""]:
@@ -85,12 +86,12 @@ def fixed_shift_holds(reach: Float[jax.Array, ""], longest: int) -> Bool[jax.Arr
     return 2 * reach + math.log(longest) <= _ROOM
 
 
-def with_fixed_shift(side: Side, scale: jax.Array, form: Form, gradient: bool) -> Outcome:
+def with_fixed_shift(side: Side, form: Form, gradient: bool) -> Outcome:
     """The sums where `fixed_shift_holds`: one exponential an element and walk, one sum of m floats over devices."""
     shift = math.log(max(side.image.shape[0] * shapes.devices(form.mesh), side.text.shape[0])) / 2
 
     def powers(block: Block) -> jax.Array:
-        e = jnp.exp(scale * block.cosines - shift)
+        e = jnp.exp(block.logits - shift)
         return e if block.masked is None else jnp.where(block.masked, 0.0, e)
 
     def add(carry: tuple, block: Block, _: None) -> tuple:
@@ -110,12 +111,11 @@ def with_fixed_shift(side: Side, scale: jax.Array, form: Form, gradient: bool) -
     return Outcome(jnp.log(rows) + shift, jnp.log(blocks.at_own(columns, side, form.mesh)) + shift, tally, image, text)
 
 
-def with_running_maximum(side: Side, scale: jax.Array, form: Form, gradient: bool) -> Outcome:
+def with_running_maximum(side: Side, form: Form, gradient: bool) -> Outcome:
     """The sums for any scale: each row and column is shifted by its largest logit, found on the way."""
 
     def logits(block: Block) -> jax.Array:
-        z = scale * block.cosines
-        return z if block.masked is None else jnp.where(block.masked, _MASKED, z)
+        return block.logits if block.masked is None else jnp.where(block.masked, _MASKED, block.logits)
 
     def add(carry: tuple, block: Block, _: None) -> tuple:
         top, rows, tally = carry
