@@ -27,6 +27,7 @@ from lit_tune import (
     console,
     description,
     distributed,
+    flops,
     losses,
     sharding,
     tree,
@@ -142,7 +143,7 @@ def loop(run: Run) -> int:
     config, phases, total = run.config, run.phases, run.config.total_steps
     text_params = run.text.params(run.mesh, run.built.text_tower)  # {} where vectors are cached
     devices = jax.devices()
-    clock = Throughput(config.global_batch, len(devices), watch.flops_per_pair(config),
+    clock = Throughput(config.global_batch, len(devices), flops.per_pair(config, run.built.text_tower).model,
                        peak_flops(devices[0].device_kind))
     evaluated = set(distributed.on_process_0("evaluated", lambda: [
         line["step"] for line in read_metrics(run.directory.path) if line["kind"] == "val"]))

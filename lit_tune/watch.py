@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from lit_tune import errors, optim, sharding, tree
+from lit_tune import errors, sharding, tree
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
 from lit_tune.step import Built
@@ -77,24 +77,6 @@ class Growth:
                     name.removeprefix("train/"), expected=f"at most {limit:.4g} (it began at {first:.4g})",
                     found=f"{value:.4g}", do="if the run gets worse, lower config.optim.lr or lengthen warmup_steps"))
         return warnings
-
-
-def flops_per_pair(config: ConfigDict) -> float:
-    """Multiply-adds x 2 of one training pair: forward and backward of the image tower, text vectors ready.
-
-    Three times the forward pass: the backward pass computes a product for the input and one for the weight of each
-    forward product. Norms, softmax and the loss (under 1 %) are left out, and the backward pass of frozen blocks.
-    """
-    v = config.vision
-    patches = (v.image_size[0] // v.patch_size) * (v.image_size[1] // v.patch_size)
-    n = patches * (1 - v.patch_dropout) + v.class_token
-    kernels = {"eva02": 3, "vit": 2}[v.family]  # of an MLP: SwiGLU has a gate
-    block = 2 * n * (4 * v.width**2 + kernels * v.width * v.mlp_dim) + 4 * n**2 * v.width
-    patch = 2 * patches * v.patch_size**2 * 3 * v.width
-    head = 2 * n * 2 * v.width**2 if v.pool in ("map", "nomic") else 0
-    frozen = optim.frozen_blocks(config)
-    forward, still = v.depth * block + patch + head, frozen * block + (patch if frozen else 0)
-    return 3 * forward - 2 * still
 
 
 def check_numbers(step: int, skipped: float, steps: int) -> None:
