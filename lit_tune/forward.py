@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from lit_tune import losses, sharding, tree
 from lit_tune.models import two_towers
+from lit_tune.models.attention.choice import Kernel, choose
 from lit_tune.models.functional import Tower
 
 Batch = dict[str, Any]
@@ -29,6 +30,20 @@ class Forward:
     mesh: Mesh
     image_tower: Tower
     text_tower: Tower | None  # None where cached vectors reach the step
+    kernel: Kernel  # of the image tower's self-attention
+
+    @classmethod
+    def of(cls, config: ConfigDict, mesh: Mesh, image_tower: Tower, text_tower: Tower | None) -> "Forward":
+        """The forward pass of a config on a mesh, its attention kernel chosen by the mesh's devices.
+
+        Raises:
+            ConfigError: an attention kernel that cannot run there.
+        """
+        v = config.vision
+        tokens = _patches(config)[1] + int(v.class_token)
+        kernel = choose(v.attention, mesh.devices.flat[0].platform, mesh, width=v.width, num_heads=v.num_heads,
+                        tokens=tokens, dtype=jnp.dtype(config.dtype))
+        return cls(config, mesh, image_tower, text_tower, kernel)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -123,7 +138,8 @@ def embed_images(model: Forward, params: tree.Tree, image: Array, step: Array, r
     """zimg float32 (b, d) of the pictures in these rows of the global batch."""
     config = model.config
     return two_towers.embed_image(model.image_tower, params, image, config.data.mean, config.data.std,
-                                  dtype=model.dtype, remat=config.vision.remat, keep=kept_patches(config, rows, step))
+                                  dtype=model.dtype, remat=config.vision.remat, keep=kept_patches(config, rows, step),
+                                  kernel=model.kernel)
 
 
 def embed_texts(model: Forward, text_params: tree.Tree, batch: Batch) -> Texts:
@@ -157,7 +173,7 @@ def contrast(model: Forward, scalars: tree.Tree, zimg: Array, texts: Texts) -> t
         dims = (zimg.shape[1], *loss.matryoshka_dims)
     return losses.named(loss.name)(
         zimg, texts.rows, *values, mesh=model.mesh, positives=texts.positives,
-        caption_ids=texts.caption_ids if loss.mask_equal_captions else None, **({"dims": dims} if dims else {}))
+        caption_ids=texts.caption_ids if loss.mask_equal_captions else None, dims=dims)
 
 
 def kept_patches(config: ConfigDict, rows: Int[Array, " b"], step: Int[Array, ""]) -> Int[Array, "b kept"] | None:
@@ -168,13 +184,18 @@ def kept_patches(config: ConfigDict, rows: Int[Array, " b"], step: Int[Array, ""
     """
     if config.vision.patch_dropout == 0.0:
         return None
-    height, width = config.vision.image_size
-    patches = (height // config.vision.patch_size) * (width // config.vision.patch_size)
-    kept = max(1, round(patches * (1 - config.vision.patch_dropout)))
+    patches, kept = _patches(config)
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
     draw = jax.vmap(lambda k: jnp.sort(jax.random.permutation(k, patches)[:kept]))
     return draw(keys)  # (b, kept)
+
+
+def _patches(config: ConfigDict) -> tuple[int, int]:
+    """(patches of a picture, those of them that patch dropout keeps)."""
+    height, width = config.vision.image_size
+    patches = (height // config.vision.patch_size) * (width // config.vision.patch_size)
+    return patches, max(1, round(patches * (1 - config.vision.patch_dropout)))
 
 
 def _live_texts(model: Forward, params: tree.Tree, input_ids: Array, mask: Array) -> Array:

@@ -42,7 +42,7 @@ def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] 
         float32 scalars; `embeddings` are the step's unit rows, left on the devices for the occasional closer look.
     """
     image_tower, text_tower = two_towers.vision_tower(config), live_text_tower(config)
-    model = Forward(config, mesh, image_tower, text_tower)
+    model = Forward.of(config, mesh, image_tower, text_tower)
     tx = optim.make_tx(config)
     schedule = optim.make_schedule(config)
 
