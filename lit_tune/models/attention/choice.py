@@ -84,8 +84,8 @@ Reason = tuple[str, object] | None  # what was expected and what was found; None
 def _no_pallas(platform: str, *, width: int, num_heads: int, tokens: int, tensor: int, dtype: DTypeLike) -> Reason:
     if platform != "tpu":
         return "a TPU", platform
-    if width % num_heads or LANES % (width // num_heads) or width // num_heads < 2:
-        return f"heads whose channels divide {LANES}", f"width={width}, num_heads={num_heads}"
+    if width % num_heads or LANES % (width // num_heads) or width // num_heads < 16:
+        return "heads of 16, 32, 64 or 128 channels", f"width={width}, num_heads={num_heads}"
     if width % (LANES * tensor):
         return f"a width on each device that is a multiple of {LANES}", f"width={width} over mesh.tensor={tensor}"
     needed = cost.vmem(tokens, jnp.dtype(dtype).itemsize)
