@@ -14,7 +14,7 @@ from lit_tune.models.attention.bodies import LANES
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A kernel of self-attention and the devices that it runs on; hashable, so that a jitted function may close over it.
+    """A kernel of self-attention and the devices that it runs on; hashable, so it may be a static argument of jit.
 
     Attributes:
         name: "einsum" (plain products, everywhere), "pallas" (TPU) or "cudnn" (NVIDIA).
@@ -69,7 +69,8 @@ def choose(
         return Kernel(fitting[0], mesh) if fitting else EINSUM
     if requested not in reasons:
         raise ConfigError(explain(
-            "config.vision.attention", expected="auto | einsum | pallas | cudnn", found=requested, do="take one of these"))
+            "config.vision.attention", expected="auto | einsum | pallas | cudnn", found=requested,
+            do="take one of them"))
     if reasons[requested] is not None:
         expected, found = reasons[requested]
         raise ConfigError(explain(
