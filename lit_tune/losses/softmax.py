@@ -144,9 +144,10 @@ def _pull_back(side: Side, form: Form, columns: jax.Array | tuple, probabilities
     """Sums over the table of (both probabilities - 2 own) x the other side: the gradients but for a factor."""
 
     def add(image: jax.Array, block: Block, column: jax.Array | tuple) -> tuple:
+        block = block._replace(logits=lax.optimization_barrier(block.logits))
         # The own pair's 2 goes off before the slopes are rounded: near the end of training they nearly cancel.
         p = probabilities(block, column)
         more, text = blocks.pull_back(side, block, jnp.where(block.own, p - 2, p), form.frozen_text)
         return image + more, text
 
-    return blocks.walk(side, form, add, jnp.zeros(side.image.shape, jnp.float32), columns)
+    return blocks.walk(side, form, add, jnp.zeros(side.image.shape, jnp.float32), columns, last_first=True)
