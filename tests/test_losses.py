@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -156,8 +155,7 @@ def slopes(function: Callable[..., float], values: list[np.ndarray | float]) -> 
 
 
 # n images, m texts, whether positives are shuffled, whether captions repeat
-SIZES = [(5, 5, False, False), (6, 6, False, True), (5, 8, False, True), (7, 11, True, True), (1, 1, False, False),
-         (3, 7, True, False)]
+SIZES = [(5, 5, False, False), (5, 8, False, True), (7, 11, True, True), (1, 1, False, False)]
 
 
 def example(n: int, m: int, shuffled: bool, repeated: bool) -> tuple[list, np.ndarray, np.ndarray | None]:
@@ -261,37 +259,6 @@ def test_frozen_text_gets_no_gradient_and_changes_nothing_else(name: str) -> Non
     assert value == free_value and np.all(np.asarray(grads[1]) == 0) and np.any(np.asarray(free_grads[1]) != 0)
     for grad, free_grad in zip(grads[::2], free_grads[::2], strict=True):
         np.testing.assert_allclose(grad, free_grad, rtol=1e-6)
-
-
-# What the compiler makes of it.
-
-
-def compiled(name: str, devices: int, *, masked: bool = False, text_dtype: Any = jnp.float32, extra: int = 0,
-             frozen: bool = False) -> tuple:
-    """(jitted value and gradients with the batch's shardings, its arguments) for n = 16 images of width 12."""
-    mesh, rng = mesh_of(devices), np.random.default_rng(5)
-    rows, whole = NamedSharding(mesh, PartitionSpec(("data", "fsdp"))), NamedSharding(mesh, PartitionSpec())
-    ids = np.uint32(rng.integers(0, 3, (16 + extra, 2)))
-    arguments = (unit(rng, 16, 12), jnp.asarray(unit(rng, 16 + extra, 12), text_dtype), np.float32(2.0),
-                 np.float32(-1.0), ids)
-
-    def loss(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, ids: jax.Array) -> tuple:
-        scalars = [scale] if name == "softmax" else [scale, bias]
-        return losses.LOSSES[name](image, text, *scalars, mesh=mesh, caption_ids=ids if masked else None,
-                                   frozen_text=frozen)
-
-    texts = whole if extra else rows
-    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True),
-                   in_shardings=(rows, texts, whole, whole, texts)), arguments
-
-
-@pytest.mark.parametrize("extra", [0, 8])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
-def test_sharded_loss_equals_one_device_in_value_gradients_and_metrics(name: str, masked: bool, extra: int) -> None:
-    (one, arguments), (eight, _) = (compiled(name, devices, masked=masked, extra=extra) for devices in (1, 8))
-    for a, b in zip(jax.tree.leaves(one(*arguments)), jax.tree.leaves(eight(*arguments)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-7)  # float32 sums in another order
 
 
 # The closer look.
