@@ -29,7 +29,7 @@ DECAY_RULES = (
     (r"bias", False),  # every name with "bias" in it
     (r"scale", False),  # norms
     (r"(cls_token|latent)", False),  # (1, 1, width) there: rank 1 once squeezed
-    (r"(logit_scale|logit_bias)", False),  # named or rank 1
+    (r"(logit_scale|logit_bias)(_nested)?", False),  # named or rank 1
 )
 
 

@@ -22,7 +22,7 @@ RULES = (
     (r"head/kernel", P("fsdp", None)),
     (r"\w+_embeddings?(/embedding)?", P(None, "fsdp")),
     (r"(pos_embed|cls_token|latent)", P()),
-    (r"(bias|scale|logit_scale|logit_bias|count|step|skipped)", P()),
+    (r"(bias|scale|(logit_scale|logit_bias)(_nested)?|count|step|skipped)", P()),
 )
 
 
@@ -73,6 +73,35 @@ def _fit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
 def shardings(abstract: tree.Tree, mesh: Mesh) -> tree.Tree:
     """The NamedSharding of every leaf of a state or parameter tree."""
     return tree.map_with_names(lambda name, leaf: NamedSharding(mesh, spec_of(name, leaf.shape, mesh)), abstract)
+
+
+def state_shardings(abstract: tree.Tree, mesh: Mesh, *, zero1: bool) -> tree.Tree:
+    """The NamedSharding of every leaf of a state; with `zero1` the moments are also cut over the data axis.
+
+    ZeRO stage 1 (arXiv 1910.02054): each device keeps and updates its share of the moments, and the compiler gathers
+    the updated parameters.
+    """
+    placed = shardings(abstract, mesh)
+    if zero1:
+        placed["opt_state"] = tree.map_with_names(
+            lambda name, leaf: NamedSharding(mesh, _cut_further(spec_of(name, leaf.shape, mesh), leaf.shape, mesh)),
+            abstract["opt_state"])
+    return placed
+
+
+def _cut_further(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """`spec` with the data axis on the longest axis of the array that is whole and divides; else as it is."""
+    entries = [*spec, *[None] * (len(shape) - len(spec))]
+    free = [i for i, size in enumerate(shape) if entries[i] is None and size % mesh.shape["data"] == 0]
+    if mesh.shape["data"] == 1 or not free:
+        return spec
+    entries[max(free, key=lambda i: shape[i])] = "data"
+    return P(*entries)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """How many devices hold different rows of a batch."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

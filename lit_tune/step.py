@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from lit_tune import losses, optim, sharding, tree
+from lit_tune import optim, sharding, tree
+from lit_tune.forward import Batch, Forward, value_and_grads
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
 from lit_tune.text.provider import live_text_tower
 
 State = dict[str, Any]
-Batch = dict[str, Any]
 
 
 class Built(NamedTuple):
@@ -42,6 +42,7 @@ def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] 
         float32 scalars; `embeddings` are the step's unit rows, left on the devices for the occasional closer look.
     """
     image_tower, text_tower = two_towers.vision_tower(config), live_text_tower(config)
+    model = Forward(config, mesh, image_tower, text_tower)
     tx = optim.make_tx(config)
     schedule = optim.make_schedule(config)
 
@@ -50,7 +51,7 @@ def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] 
 
     abstract_state = jax.eval_shape(init, jax.random.key(0))
     abstract = (abstract_state, abstract_batch(config, mesh), text_tower.abstract() if text_tower else {})
-    placed = (sharding.shardings(abstract[0], mesh),
+    placed = (sharding.state_shardings(abstract[0], mesh, zero1=config.optim.zero1),
               {name: sharding.batch_sharding(mesh) for name in abstract[1]},
               sharding.shardings(abstract[2], mesh))
 
@@ -58,12 +59,7 @@ def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] 
         """One optimizer step; every array is global."""
         frozen, trained = split_frozen(config, state["params"])
 
-        # Only what is trained is differentiated: nothing of the backward pass is computed for the rest.
-        def loss_of(trained: tree.Tree) -> tuple[jax.Array, tuple[dict, dict]]:
-            params = tree.merge(frozen, trained)
-            return forward(config, mesh, image_tower, text_tower, params, text_params, batch, state["step"])
-
-        (loss, (metrics, embeddings)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        loss, metrics, embeddings, grads = value_and_grads(model, frozen, trained, text_params, batch, state["step"])
         loss = jnp.where(state["step"] == nan_at, jnp.nan, loss) if nan_at >= 0 else loss
         grad_norm = optim.global_norm(grads)  # before the clip
         start, stop = skip_batches
@@ -80,50 +76,14 @@ def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] 
                     "logit_scale": jnp.exp(state["params"]["logit_scale"])}
         if "logit_bias" in state["params"]:
             metrics["logit_bias"] = state["params"]["logit_bias"]
+        for i, dim in enumerate(config.loss.matryoshka_dims):
+            metrics[f"logit_scale_{dim}"] = jnp.exp(state["params"]["logit_scale_nested"][i])
         return state, jax.tree.map(jnp.float32, metrics), embeddings
 
     embedding_shardings = {"zimg": sharding.batch_sharding(mesh), "ztxt": sharding.batch_sharding(mesh)}
     jitted = jax.jit(step, in_shardings=placed, donate_argnums=0,
                      out_shardings=(placed[0], sharding.replicated(mesh), embedding_shardings))
     return Built(jitted, jax.jit(init, out_shardings=placed[0]), abstract, placed, image_tower, text_tower)
-
-
-def forward(config: ConfigDict, mesh: Mesh, image_tower: Tower, text_tower: Tower | None, params: tree.Tree,
-            text_params: tree.Tree, batch: Batch, step: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
-    """loss, (metrics, {"zimg", "ztxt"}) of one global batch."""
-    dtype = jnp.dtype(config.dtype)
-    zimg = two_towers.embed_image(image_tower, params["image"], batch["image"], config.data.mean, config.data.std,
-                                  dtype=dtype, remat=config.vision.remat,
-                                  keep=kept_patches(config, batch["image"].shape[0], step))  # (b, d)
-    if text_tower is None:
-        ztxt = batch["ztxt"]  # (b, d), the frozen tower's vectors, computed once
-    else:
-        ztxt = two_towers.embed_text(text_tower, text_params, batch["input_ids"], batch["attention_mask"], dtype=dtype)
-    # The gather of the text is the loss's only large traffic: half the bytes where the towers compute in bfloat16.
-    rows, caption_id = ztxt.astype(dtype), batch["caption_id"]
-    if "extra_ztxt" in batch:  # texts without a picture of their own: negatives only
-        rows = jnp.concatenate([rows, batch["extra_ztxt"].astype(dtype)])  # (b + k, d)
-        caption_id = jnp.concatenate([caption_id, batch["extra_caption_id"]])  # (b + k, 2)
-    scalars = [params[name] for name in ("logit_scale", "logit_bias") if name in params]
-    loss, metrics = losses.named(config.loss.name)(
-        zimg, rows, *scalars, mesh=mesh, caption_ids=caption_id if config.loss.mask_equal_captions else None)
-    return loss, (metrics, {"zimg": zimg, "ztxt": ztxt})
-
-
-def kept_patches(config: ConfigDict, rows: int, step: jax.Array) -> jax.Array | None:
-    """(rows, kept) int32 indices of the patch tokens each picture keeps; None without patch dropout.
-
-    Drawn from (seed, step, row), that is from the sample's position: the same on any topology and after a restart.
-    """
-    if config.vision.patch_dropout == 0.0:
-        return None
-    height, width = config.vision.image_size
-    patches = (height // config.vision.patch_size) * (width // config.vision.patch_size)
-    kept = max(1, round(patches * (1 - config.vision.patch_dropout)))
-    key = jax.random.fold_in(jax.random.key(config.seed), step)
-    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
-    draw = jax.vmap(lambda k: jnp.sort(jax.random.permutation(k, patches)[:kept]))
-    return draw(keys)  # (rows, kept)
 
 
 def update(config: ConfigDict, tx: Any, state: State, grads: tree.Tree, grad_norm: jax.Array, lr: jax.Array) -> State:
@@ -136,7 +96,8 @@ def update(config: ConfigDict, tx: Any, state: State, grads: tree.Tree, grad_nor
     updates, opt_state = tx.update(grads, state["opt_state"], trained)
     params = tree.merge(frozen, jax.tree.map(lambda p, u: p - lr * u, trained, updates))
     if config.loss.logit_scale_max > 0:  # after the update, as the reference does; never below exp(0) = 1
-        params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, jnp.log(config.loss.logit_scale_max))
+        params |= {name: jnp.clip(params[name], 0.0, jnp.log(config.loss.logit_scale_max))
+                   for name in ("logit_scale", "logit_scale_nested") if name in params}
     new = state | {"params": params, "opt_state": opt_state}
     if "ema" in state:
         new["ema"] = optim.ema(state["ema"], params, config.optim.ema_decay)
@@ -153,6 +114,9 @@ def init_state(config: ConfigDict, image_tower: Tower, tx: Any, key: jax.Array) 
     params = {"image": image_tower.init(key), "logit_scale": jnp.float32(config.loss.logit_scale_init)}
     if config.loss.name == "sigmoid":
         params["logit_bias"] = jnp.float32(config.loss.logit_bias_init)
+    if config.loss.matryoshka_dims:  # a temperature (and bias) of its own at each width
+        params |= {f"{name}_nested": jnp.full(len(config.loss.matryoshka_dims), params[name])
+                   for name in ("logit_scale", "logit_bias") if name in params}
     opt_state = tx.init(split_frozen(config, params)[1])
     state = {"step": jnp.int32(0), "params": params, "opt_state": opt_state, "skipped": jnp.int32(0)}
     if config.optim.ema_decay > 0:
@@ -172,7 +136,9 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> Batch:
         batch["ztxt"] = array(jnp.float32, rows, width)
     else:
         batch |= {name: array(jnp.int32, rows, config.text.max_length) for name in ("input_ids", "attention_mask")}
-    if config.loss.extra_negatives:
-        batch["extra_ztxt"] = array(jnp.float32, config.loss.extra_negatives, width)
-        batch["extra_caption_id"] = array(jnp.uint32, config.loss.extra_negatives, 2)
+    further = {"extra": config.loss.extra_negatives, "bank": config.loss.text_bank * rows}
+    for kind, count in further.items():
+        if count:
+            batch[f"{kind}_ztxt"] = array(jnp.float32, count, width)
+            batch[f"{kind}_caption_id"] = array(jnp.uint32, count, 2)
     return batch

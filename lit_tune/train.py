@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,8 @@ from lit_tune.rundir import RunDir, read_eval, read_metrics
 from lit_tune.step import Built, build_step
 from lit_tune.text.provider import Text, open_text
 
+AHEAD = 2  # steps given to the devices before the first of them is done: they never wait for the next
+
 
 def main(argv: list[str]) -> int:
     """Runs `lit-tune train`; returns the exit code."""
@@ -75,6 +78,7 @@ class Run:
     growth: watch.Growth | None  # None where a run starts from random numbers: there everything grows
     skipped: float = 0.0  # skipped steps at the last log line, at `logged` steps
     logged: int = 0
+    line: "Line | None" = None  # of an earlier step, not yet written
     cpu_start: float = field(default_factory=time.process_time)
     booked: float = 0.0  # seconds of evaluating and saving that earlier log lines took account of
 
@@ -145,13 +149,15 @@ def loop(run: Run) -> int:
         line["step"] for line in read_metrics(run.directory.path) if line["kind"] == "val"]))
     with (MetricWriter(run.directory.path, total_steps=total, process_index=jax.process_index()) as writer,
           distributed.StopAgreement(phases) as stop):
-        compiling = True
+        compiling, started = True, deque()
         while True:
             step, scores = run.step, {}  # a checkpoint carries the scores of its own step or none
             # Evaluate, then save: a checkpoint of a step never stands without that step's evaluation, and a run that
-            # was stopped in between does it now.
+            # was stopped in between does it now. The line of the step comes before both.
             with_tasks = bool(config.eval.tasks) and _due(step, config.eval.tasks_every, total)
             due = _due(step, config.eval.every, total), with_tasks
+            if step > 0 and (any(due) or _due(step, config.checkpoint.every, total)):
+                write_line(run, writer, clock)
             if step > 0 and any(due) and step not in evaluated:
                 try:
                     scores = evaluate(run, writer, *due)
@@ -170,33 +176,64 @@ def loop(run: Run) -> int:
                 if compiling:
                     jax.block_until_ready(metrics["loss"])
                     compiling = False
+                started.append(metrics["loss"])
+                if len(started) > AHEAD:  # each step that waits for the devices holds its batch there
+                    jax.block_until_ready(started.popleft())
             run.step += 1
+            # The line of an earlier step, now that its numbers are there and the device has this step to work on.
+            write_line(run, writer, clock)
             if run.step % config.log.every == 0 or run.step == total or run.step == 1:
-                log(run, writer, clock, batch, metrics, embeddings)
+                run.line = look(run, batch, metrics, embeddings)
             if run.checkpoints.poll():  # a save that failed in the background gets its second try
+                write_line(run, writer, clock)
                 save(run, {})
             phases.saved_step = run.checkpoints.saved_step
             if stop.agreed(run.step):
+                write_line(run, writer, clock)
                 save(run, {}, wait=True)
                 return phases.preempted()
 
 
-def log(run: Run, writer: MetricWriter, clock: Throughput, batch: dict, metrics: dict, embeddings: dict) -> None:
-    """One line of metrics.jsonl and one of progress; the only place where the host waits for the device."""
-    config, step = run.config, run.step
-    with run.phases.enter("step"):
-        values = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
-    shape = _embedding_metrics(embeddings["zimg"], embeddings["ztxt"])
-    values |= {f"train/{name}": float(value) for name, value in jax.device_get(shape).items()}
-    if step <= config.log.block_stats_steps:
-        values |= watch.block_stats(run.built, run.state["params"]["image"], batch["image"], config)
-        for warning in run.growth.look(values) if run.growth else ():
-            console.warn(f"step {step}: {warning}")
+@dataclass
+class Line:
+    """What a line of metrics.jsonl is made of, most of it still being computed on the devices."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    shape: dict[str, jax.Array]
+    block_stats: dict[str, jax.Array]
+    data: dict[str, Any]
+
+
+def look(run: Run, batch: dict, metrics: dict, embeddings: dict) -> Line:
+    """The line of the step just started; nothing here waits for the devices."""
+    stats = {}
+    if run.step <= run.config.log.block_stats_steps:
+        stats = watch.block_stats(run.built, run.state["params"]["image"], batch["image"], run.config)
     run.directory.quarantine(run.batches.quarantine.drain())
-    values |= {"data/bad_samples": run.batches.quarantine.counts["bad"],
-               "data/batch_digest": run.batches.batch_digest(step - 1),
-               "perf/goodput": run.phases.goodput(), "perf/cpu_s": time.process_time() - run.cpu_start,
-               **clock.rates(step, run.batches.take_wait(), run.elsewhere())}
+    return Line(run.step, metrics, _embedding_metrics(embeddings["zimg"], embeddings["ztxt"]), stats, {
+        "data/bad_samples": run.batches.quarantine.counts["bad"],
+        "data/batch_digest": run.batches.batch_digest(run.step - 1)})
+
+
+def write_line(run: Run, writer: MetricWriter, clock: Throughput) -> None:
+    """Write the line that is due, if one is, to metrics.jsonl and the progress; only here the host waits for devices.
+
+    It is called when the next step was started, and before anything that must not overtake the line: an evaluation, a
+    save, the end.
+    """
+    line, run.line = run.line, None
+    if line is None:
+        return
+    step = line.step
+    with run.phases.enter("step"):
+        values = {f"train/{name}": float(value)
+                  for name, value in jax.device_get(line.metrics | line.shape | line.block_stats).items()}
+    for warning in run.growth.look(values) if run.growth and line.block_stats else ():
+        console.warn(f"step {step}: {warning}")
+    values |= line.data | {
+        "perf/goodput": run.phases.goodput(), "perf/cpu_s": time.process_time() - run.cpu_start,
+        **clock.rates(step, run.batches.take_wait(), run.elsewhere())}
     writer.write(step, "train", values)
     writer.progress(step, values)
     # Steps that were skipped one after the other, all since the last line, will not get better by themselves.
@@ -239,7 +276,7 @@ def finish(run: Run, scores: dict[str, float]) -> int:
     save(run, scores, wait=True)
     with run.phases.enter("save"):
         gather = jax.jit(lambda params: params, out_shardings=sharding.replicated(run.mesh))
-        params = jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), gather(run.state["params"]))
+        params = jax.device_get(jax.tree.map(lambda leaf: leaf.addressable_data(0), gather(run.state["params"])))
         scores = scores or read_eval(run.directory.path, run.step)
         run.directory.write_final(run.step, tree.digest(params), scores)
     if jax.process_index() == 0:

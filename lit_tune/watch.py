@@ -19,8 +19,8 @@ SMALL_LOGIT = 1.0  # growth of logits counts from here: attention is near unifor
 LOSS_RISE = 1.0  # so much above its first value, in nats, is a spike and not the noise of a batch
 
 
-def block_stats(built: Built, params: tree.Tree, image: jax.Array, config: ConfigDict) -> dict[str, float]:
-    """{"train/block_NN_rms", "train/block_NN_max_logit"}: the residual stream's size and the largest attention logit.
+def block_stats(built: Built, params: tree.Tree, image: jax.Array, config: ConfigDict) -> dict[str, jax.Array]:
+    """{"block_NN_rms", "block_NN_max_logit"}: size of the residual stream, largest attention logit; on the devices.
 
     Args:
         built: of the run.
@@ -29,9 +29,8 @@ def block_stats(built: Built, params: tree.Tree, image: jax.Array, config: Confi
         config: of the run.
     """
     mesh = built.shardings[0]["step"].mesh
-    stats = jax.device_get(_block_stats(built.image_tower, params, image, tuple(config.data.mean),
-                                        tuple(config.data.std), config.dtype, mesh))
-    return {f"train/block_{i:02}_{name}": float(value) for name, row in stats.items() for i, value in enumerate(row)}
+    return _block_stats(built.image_tower, params, image, tuple(config.data.mean), tuple(config.data.std), config.dtype,
+                        mesh)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4, 5, 6))
@@ -39,8 +38,9 @@ def _block_stats(tower: Tower, params: tree.Tree, image: jax.Array, mean: tuple,
                  mesh: jax.sharding.Mesh) -> dict:
     pixels = two_towers.normalize_pixels(image[:PICTURES], mean, std)
     stats = tower.apply(params, pixels, dtype=jnp.dtype(dtype), method="block_stats")
+    named = {f"block_{i:02}_{name}": value for name, row in stats.items() for i, value in enumerate(row)}
     # with several processes each can read only what it has whole
-    return jax.lax.with_sharding_constraint(stats, sharding.replicated(mesh))
+    return jax.lax.with_sharding_constraint(named, sharding.replicated(mesh))
 
 
 class Growth:

@@ -276,6 +276,41 @@ def test_extra_negatives_join_as_many_as_there_are(config):
         Batches(source, Both(), config, make_mesh(2))
 
 
+class Numbered(Words):
+    """Texts whose vector and id say which sample and caption they are; three captions each."""
+
+    def row(self, index: int, choice: int) -> dict[str, np.ndarray]:
+        return {"ztxt": np.array([index, choice], np.float32), "caption_id": np.array([index, choice], np.uint32)}
+
+    def captions(self, index: int) -> int:
+        return 3
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_the_bank_of_a_step_holds_the_texts_planned_before_it(config, devices):
+    config.loss.text_bank, config.loss.mask_equal_captions, config.total_steps = 2, True, 6
+    source = sources.open_source(config.data.train, config.data)
+    with Batches(source, Numbered(), config, make_mesh(devices), start_step=3) as batches:
+        got = jax.device_get(next(batches))
+    assert got["bank_ztxt"].shape == (2 * B, 2) and np.array_equal(got["bank_caption_id"], got["bank_ztxt"])
+    for back in (0, 1):
+        rows = got["bank_ztxt"][back * B:(back + 1) * B]
+        assert np.array_equal(rows[:, 0], order.planned_ids(2 - back, B, N, config.seed))
+        positions = (2 - back) * B + np.arange(B)
+        drawn = [int(order.generator(config.seed, p).random() * 3) for p in positions.tolist()]
+        assert rows[:, 1].tolist() == drawn
+    at_start = order.past_positions(0, np.arange(2 * B), B, N)  # no past: the end of the first epoch
+    assert len(set(at_start.tolist())) == 2 * B and at_start.max() < N
+    assert np.array_equal(order.past_positions(5, np.arange(2), B, N), [4 * B, 4 * B + 1])
+
+
+def test_a_bank_that_would_hold_the_batch_itself_is_refused_without_the_mask(config):
+    config.loss.text_bank = 2
+    source = sources.open_source(config.data.train, config.data)
+    with pytest.raises(ConfigError, match="text_bank.*mask_equal_captions"):
+        Batches(source, Numbered(), config, make_mesh(1))
+
+
 def test_token_rows_are_padded_and_identified_by_all_captions(config):
     source = sources.open_source(config.data.train, config.data)
 

@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 from test_distributed import finish, start
 
-from lit_tune import config as config_module, losses, sharding, step as step_module, tree
+from lit_tune import config as config_module, forward, losses, sharding, step as step_module, tree
 from lit_tune.models import two_towers
 
 ROWS, WIDTH, STEPS = 16, 16, 5
@@ -134,6 +134,48 @@ def test_eight_devices_train_the_parameters_of_one(axes: tuple[int, int, int]) -
     for ours, theirs in zip(log, on_one_device()[1], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
     assert not np.array_equal(states[0]["params/image/pos_embed"], states[-1]["params/image/pos_embed"])
+
+
+OTHER_WAYS = {
+    "gradient cache": (dict(micro_batches=4), (1,)),
+    "gradient cache on four devices": (dict(micro_batches=2), (4,)),
+    "zero1": (dict(optim__zero1=True), (8,)),
+    "fsdp": ({}, (1, 8)),
+    "remat save": (dict(vision__remat="save"), (1,)),
+    "remat dots": (dict(vision__remat="dots"), (1,)),
+    "remat full": (dict(vision__remat="full"), (1,)),
+}
+
+
+@pytest.mark.parametrize("way", OTHER_WAYS)
+def test_every_way_to_save_memory_trains_the_same_parameters(way: str) -> None:
+    changes, axes = OTHER_WAYS[way]
+    config = config_of(**changes)
+    states, log = run(step_module.build_step(config, mesh_of(*axes)), config)
+    assert_close(states[-1], on_one_device()[0][-1])
+    for ours, theirs in zip(log, on_one_device()[1], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+def test_micro_batches_drop_the_patches_of_the_whole_batch() -> None:
+    changes = dict(vision__image_size=(32, 32), vision__patch_dropout=0.5)
+    one, parts = (config_of(micro_batches=count, **changes) for count in (1, 4))
+    image = np.random.default_rng(4).integers(0, 256, (ROWS, 32, 32, 3), dtype=np.uint8)
+    gradients = []
+    for config, axes in ((one, 1), (parts, 2)):
+        built = step_module.build_step(config, mesh_of(axes))
+        batch = batch_of(0, config) | {"image": image}
+        state, metrics, _ = built.step(initial(built), place(batch, built.shardings[1]), {})
+        gradients.append(host(state["opt_state"][0].mu) | {"loss": np.array(metrics["loss"])})
+    assert_close(*gradients)
+
+
+def test_moments_are_cut_over_the_data_axis_with_zero1() -> None:
+    built = step_module.build_step(config_of(optim__zero1=True), mesh_of(8))
+    placed = tree.flatten(built.shardings[0])
+    moments = {name: s.spec for name, s in placed.items() if "/mu/" in name and name.endswith("kernel")}
+    assert moments and all("data" in spec for spec in moments.values())
+    assert not any("data" in s.spec for name, s in placed.items() if name.startswith("params"))
 
 
 @pytest.mark.multiprocess
@@ -289,9 +331,10 @@ def test_the_whole_trunk_can_be_frozen_and_the_head_trains() -> None:
 
 def test_kept_patches_depend_on_step_and_row_only() -> None:
     config = config_of(vision__image_size=(64, 64), vision__patch_dropout=0.75)
-    kept = np.array(step_module.kept_patches(config, 8, jnp.int32(3)))
+    kept = np.array(forward.kept_patches(config, jnp.arange(8), jnp.int32(3)))
     assert kept.shape == (8, 16) and kept.min() >= 0 and kept.max() < 64
     assert all(len(set(row)) == 16 for row in kept) and len({tuple(row) for row in kept}) == 8
-    assert np.array_equal(kept[:4], step_module.kept_patches(config, 4, jnp.int32(3)))  # whatever else is in the batch
-    assert not np.array_equal(kept, step_module.kept_patches(config, 8, jnp.int32(4)))
-    assert step_module.kept_patches(config_of(), 8, jnp.int32(0)) is None
+    some = forward.kept_patches(config, jnp.array([5, 2]), jnp.int32(3))  # whatever else is in the batch
+    assert np.array_equal(kept[[5, 2]], some)
+    assert not np.array_equal(kept, forward.kept_patches(config, jnp.arange(8), jnp.int32(4)))
+    assert forward.kept_patches(config_of(), jnp.arange(8), jnp.int32(0)) is None

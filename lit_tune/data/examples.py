@@ -86,13 +86,16 @@ class HostBatches:
         text: the text side.
         recipe: the rest.
         rows: int64, this process's rows of the global batch, rising.
+        bank_rows: int64, this process's rows of the bank of past texts, rising; none where there is no bank.
     """
 
-    def __init__(self, source: Source, text: TextRows, recipe: Recipe, rows: np.ndarray) -> None:
+    def __init__(self, source: Source, text: TextRows, recipe: Recipe, rows: np.ndarray,
+                 bank_rows: np.ndarray | None = None) -> None:
         self.source = source
         self.text = text
         self.recipe = recipe
         self.rows = rows
+        self.bank_rows = bank_rows
         self._cache = PictureCache(recipe.cache_bytes)
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
@@ -124,7 +127,18 @@ class HostBatches:
                 if name not in batch:
                     batch[name] = np.zeros((count, *value.shape), value.dtype)
                 batch[name][row] = value
+        if self.bank_rows is not None:
+            batch |= self._bank(step)
         return batch
+
+    def _bank(self, step: int) -> dict[str, np.ndarray]:
+        """Texts planned for the steps before: those of step - 1 first, then of step - 2, ..."""
+        recipe, n = self.recipe, len(self.source)
+        positions = order.past_positions(step, self.bank_rows, recipe.global_batch, n)
+        _, planned = order.locate(positions, n, recipe.seed)
+        texts = [self.text.row(index, _choice(order.generator(recipe.seed, position), self.text.captions(index)))
+                 for position, index in zip(positions.tolist(), planned.tolist(), strict=True)]
+        return {f"bank_{name}": np.stack([row[name] for row in texts]) for name in ("ztxt", "caption_id")}
 
     def _fill(self, batch: dict[str, np.ndarray], row: int, position: int, index: int) -> tuple[int, int] | None:
         """Put a picture into a row: the planned sample or the first good substitute.
@@ -144,8 +158,7 @@ class HostBatches:
             except BadSample as bad:
                 batch["fault"][row, attempt] = 1 + KINDS.index(bad.kind)
                 continue
-            # Drawn also for a single caption, so that the view does not hang on how many there are.
-            choice = int(rng.random() * captions)
+            choice = _choice(rng, captions)
             batch["image"][row] = train_transform(picture, rng, recipe.image_size, recipe.augment)
             return index, choice
         return None
@@ -158,6 +171,14 @@ class HostBatches:
             kept = load_image(data, self.recipe.policy, self.recipe.limits), len(captions)
             self._cache.put(index, *kept)
         return kept
+
+
+def _choice(rng: np.random.Generator, captions: int) -> int:
+    """Which of a sample's captions its position takes: the first number of the position's generator.
+
+    Drawn also for a single caption, so that the view does not hang on how many there are.
+    """
+    return int(rng.random() * captions)
 
 
 class Quarantine:

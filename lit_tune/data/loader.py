@@ -31,7 +31,8 @@ class Batches:
 
     Each batch is a dict of global arrays, axis 0 cut over ("data", "fsdp"): `image` uint8 (b, h, w, 3), `caption_id`
     uint32 (b, 2), and `ztxt` (b, d) or `input_ids` and `attention_mask` (b, s); with config.loss.extra_negatives also
-    `extra_ztxt` (k, d) and `extra_caption_id` (k, 2). Use it as a context manager, or call `close`.
+    `extra_ztxt` (k, d) and `extra_caption_id` (k, 2), with config.loss.text_bank `bank_ztxt` and `bank_caption_id` of
+    the steps before. Use it as a context manager, or call `close`.
 
     Args:
         source: the pairs.
@@ -62,7 +63,11 @@ class Batches:
         if self._extra:
             self._check_cut("config.loss.extra_negatives", self._extra)
         self._waited = 0.0
-        self._host = _run_ahead(HostBatches(source, text, Recipe.of(config), self._rows), config, start_step)
+        bank = config.loss.text_bank * config.global_batch
+        self._check_bank(bank)
+        self._bank_rows = own_rows(self._sharding, bank) if bank else None
+        self._host = _run_ahead(HostBatches(source, text, Recipe.of(config), self._rows, self._bank_rows), config,
+                                start_step)
 
     def __iter__(self) -> "Batches":
         return self
@@ -72,10 +77,11 @@ class Batches:
         host = {name: self._own(array) for name, array in next(self._host).items()}
         # Bad samples travel as numbers, not as exceptions: grain loses a whole batch when one is raised in its threads.
         self.quarantine.take(host["tried"], host["fault"])
-        batch = {name: self._spread(array) for name, array in host.items() if name not in OWN}
-        if self._extra:
-            extra = self._text.extra(self.step, self._extra, self._config.seed)
-            batch |= {name: self._put(array) for name, array in extra.items()}
+        with jax.transfer_guard_host_to_device("allow"):  # the one transfer of a step that is meant
+            batch = {name: self._spread(name, array) for name, array in host.items() if name not in OWN}
+            if self._extra:
+                extra = self._text.extra(self.step, self._extra, self._config.seed)
+                batch |= {name: self._put(array) for name, array in extra.items()}
         self.step += 1
         self._waited += time.monotonic() - started
         return batch
@@ -111,20 +117,29 @@ class Batches:
         """The array in memory of this process: a worker's lies in shared memory, which a jax array must not keep."""
         return np.array(array) if self._config.data.workers else array
 
-    def _spread(self, own: np.ndarray) -> jax.Array:
+    def _spread(self, name: str, own: np.ndarray) -> jax.Array:
         """The global array whose rows of this process are `own` (h, ...)."""
+        numbers, steps = (self._bank_rows, self._config.loss.text_bank) if name.startswith("bank_") else (self._rows, 1)
+        count = steps * self._config.global_batch
 
         def rows(place: tuple[slice, ...]) -> np.ndarray:
-            """The rows of one device; `self._rows` has no gaps inside one device's span."""
-            start, stop, _ = place[0].indices(self._config.global_batch)
-            first = int(np.searchsorted(self._rows, start))
+            """The rows of one device; `numbers` has no gaps inside one device's span."""
+            start, stop, _ = place[0].indices(count)
+            first = int(np.searchsorted(numbers, start))
             return own[first : first + stop - start]
 
-        return jax.make_array_from_callback((self._config.global_batch, *own.shape[1:]), self._sharding, rows)
+        return jax.make_array_from_callback((count, *own.shape[1:]), self._sharding, rows)
 
     def _put(self, whole: np.ndarray) -> jax.Array:
         """The global array that every process holds whole as `whole`."""
         return jax.make_array_from_callback(whole.shape, self._sharding, lambda place: whole[place])
+
+    def _check_bank(self, bank: int) -> None:
+        """Refuse a bank that would hold the batch's own texts where equal captions are not masked."""
+        if bank and bank + self._config.global_batch > self._size and not self._config.loss.mask_equal_captions:
+            raise ConfigError(explain(
+                "config.loss.text_bank", expected=f"fewer past texts than the {self._size} pairs leave beside a batch",
+                found=f"{bank} texts", do="lower it, or set config.loss.mask_equal_captions=true"))
 
     def _check_cut(self, key: str, count: int) -> None:
         """Refuse a number of rows that the batch axes of the mesh do not divide."""

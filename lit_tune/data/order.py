@@ -119,6 +119,23 @@ def extra_rows(step: int, k: int, n_unique: int, seed: int) -> np.ndarray:
     return permutation(np.arange(k, dtype=np.uint64), n_unique, fold(seed, _EXTRA, step)).astype(np.int64)
 
 
+def past_positions(step: int, rows: np.ndarray, global_batch: int, n: int) -> np.ndarray:
+    """Positions of rows of the bank of past texts, uint64, the shape of `rows`.
+
+    Row r of the bank of step s is row r % global_batch of step s - 1 - r // global_batch. Before the first step lie, in
+    place of a past, the last positions of the first epoch: any text of a frozen tower is as good a negative.
+
+    Args:
+        step: of the run.
+        rows: int64, of the bank.
+        global_batch: pairs a step.
+        n: number of samples in the index.
+    """
+    back, row = np.divmod(np.asarray(rows, np.int64), global_batch)
+    positions = (step - 1 - back) * global_batch + row
+    return np.where(positions < 0, positions % n, positions).astype(np.uint64)
+
+
 def planned_ids(step: int, global_batch: int, n: int, seed: int) -> np.ndarray:
     """Index of the sample planned for each row of a step's global batch, int64 (global_batch,), bad ones included."""
     positions = np.uint64(step) * np.uint64(global_batch) + np.arange(global_batch, dtype=np.uint64)

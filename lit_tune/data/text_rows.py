@@ -1,7 +1,8 @@
 """The text side of a row, as the loader asks for it, from cached vectors or as token ids for a live tower.
 
-A provider needs one method, `row`; where `config.loss.extra_negatives` is used also `extra`. The loader calls `row` in
-its decoding threads and, with workers, in other processes: it must be thread-safe and cheap to pickle.
+A provider needs one method, `row`; where `config.loss.extra_negatives` is used also `extra`, with
+`config.loss.text_bank` also `captions`. The loader calls `row` in its decoding threads and, with workers, in other
+processes: it must be thread-safe and cheap to pickle.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,6 +53,11 @@ class CachedText:
             self._owners = np.searchsorted(self.cache.offsets, first, side="right") - 1
         rows = order.extra_rows(step, k, self.cache.unique, seed)
         return {"extra_ztxt": self.cache.take(rows), "extra_caption_id": self.cache.caption_ids[self._owners[rows]]}
+
+
+    def captions(self, index: int) -> int:
+        """How many captions a sample has."""
+        return self.cache.captions(index)
 
 
 class TokenText:

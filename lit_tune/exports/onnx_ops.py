@@ -269,7 +269,7 @@ def dot_general(graph: Graph, equation: Any, values: list[Value]) -> str:
     return graph.reshape(graph.emit("MatMul", a, b), equation.outvars[0].aval.shape)
 
 
-IDENTITIES = ("copy", "copy_p", "stop_gradient", "optimization_barrier", "sharding_constraint")
+IDENTITIES = ("copy", "copy_p", "name", "stop_gradient", "optimization_barrier", "sharding_constraint")
 OPS: dict[str, Callable[..., Any]] = {
     **{name: same_value for name in IDENTITIES},
     "add": elementwise("Add"), "sub": elementwise("Sub"), "mul": elementwise("Mul"), "div": elementwise("Div"),

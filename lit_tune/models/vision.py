@@ -7,6 +7,7 @@ Source: timm models/eva.py and models/vision_transformer.py 1.0.31 (names and in
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -97,6 +98,26 @@ def resample_positions(
     patches = table[0, prefix:].reshape(*old, -1)  # (rows, columns, d)
     patches = jax.image.resize(patches, (*new, patches.shape[-1]), "cubic", antialias=True, precision="highest")
     return jnp.concatenate([table[:, :prefix], patches.reshape(1, new[0] * new[1], -1)], axis=1)
+
+
+# Results inside a block that are worth their memory: each costs a matmul or the attention to compute again.
+WORTH_KEEPING = ("q", "k", "v", "attention", "gate", "value", "hidden")
+
+
+def remember(remat: str, block: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """`block`, keeping for its backward pass what `config.vision.remat` says.
+
+    Args:
+        remat: none: all that the compiler wants. save: the input and `WORTH_KEEPING`. dots: the input and the results
+            of all products with weights. full: the input only, so that each block is computed twice.
+        block: (b, n, d) -> (b, n, d).
+    """
+    policies = jax.checkpoint_policies
+    if remat == "none":
+        return block
+    policy = {"save": policies.save_only_these_names(*WORTH_KEEPING),
+              "dots": policies.dots_with_no_batch_dims_saveable, "full": policies.nothing_saveable}[remat]
+    return jax.checkpoint(block, policy=policy)
 
 
 class PatchEmbed(nnx.Module):
@@ -205,9 +226,7 @@ class VisionTower(nnx.Module):
         """The tokens after the last block and the final norm, in `dtype`."""
         x, rope = self.embeddings(image, keep, dtype)
         for block in self.blocks:
-            apply = lambda y, block=block: block(y, rope=rope, dtype=dtype)  # noqa: E731
-            # "full" keeps only the blocks' inputs for the backward pass and computes each block a second time
-            x = jax.checkpoint(apply)(x) if remat == "full" else apply(x)
+            x = remember(remat, lambda y, block=block: block(y, rope=rope, dtype=dtype))(x)
         return x if self.norm is None else self.norm(x)
 
     def __call__(
@@ -224,7 +243,7 @@ class VisionTower(nnx.Module):
             image: float32, normalised with the tower's mean and std.
             dtype: compute dtype.
             keep: numbers of the patches that each picture keeps (patch dropout), or None for all.
-            remat: none | full.
+            remat: of `remember`.
         """
         return self.pool(self.trunk(image, dtype=dtype, keep=keep, remat=remat), dtype)
 

@@ -1,0 +1,195 @@
+"""From a global batch to the loss and its gradients: both towers, the texts beside the batch's own, gradient cache.
+
+Everything here is traced inside the step. `value_and_grads` is what the step calls; with `config.micro_batches` above 1
+it embeds the batch part by part and gives the same numbers with the activations of one part.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, UInt32
+from ml_collections import ConfigDict
+
+from lit_tune import losses, sharding, tree
+from lit_tune.models import two_towers
+from lit_tune.models.functional import Tower
+
+Batch = dict[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What stays the same from step to step: the config, the mesh and both towers without parameters."""
+
+    config: ConfigDict
+    mesh: Mesh
+    image_tower: Tower
+    text_tower: Tower | None  # None where cached vectors reach the step
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The compute dtype of the towers."""
+        return jnp.dtype(self.config.dtype)
+
+
+class Texts(NamedTuple):
+    """The text rows of a step, m of them: the batch's own and those that are negatives only."""
+
+    rows: Float[Array, "m d"]  # compute dtype, cut over the batch axes of the mesh
+    caption_ids: UInt32[Array, "m 2"]
+    positives: Int[Array, " b"] | None  # row of each picture's own text; None: the same row
+    own: Float[Array, "b d"]  # ztxt: the batch's own vectors, float32
+
+
+def value_and_grads(
+    model: Forward, frozen: tree.Tree, trained: tree.Tree, text_params: tree.Tree, batch: Batch, step: Int[Array, ""]
+) -> tuple[Float[Array, ""], Metrics, dict[str, Array], tree.Tree]:
+    """(loss, metrics, {"zimg", "ztxt"}, gradients of `trained`) of one global batch.
+
+    Args:
+        model: what is computed.
+        frozen, trained: the parts of the parameters; nothing of the backward pass is computed for the frozen one.
+        text_params: of the text tower that runs inside the step, or {}.
+        batch: global arrays, see `step.abstract_batch`.
+        step: number of the step; randomness follows from it and the row.
+    """
+    texts = embed_texts(model, text_params, batch)
+    scalars = {name: leaf for name, leaf in trained.items() if name != "image"}
+    rows = jnp.arange(batch["image"].shape[0])
+
+    def embed(image: tree.Tree, pictures: Array, rows: Array) -> Array:
+        return embed_images(model, tree.merge(frozen, {"image": image})["image"], pictures, step, rows)
+
+    def loss_of(zimg: Array, scalars: tree.Tree) -> tuple[Array, Metrics]:
+        return contrast(model, scalars, zimg, texts)
+
+    if model.config.micro_batches == 1:
+        zimg, pull = jax.vjp(lambda image: embed(image, batch["image"], rows), trained["image"])
+        (loss, metrics), (dzimg, dscalars) = jax.value_and_grad(loss_of, (0, 1), has_aux=True)(zimg, scalars)
+        (dimage,) = pull(dzimg)
+    else:
+        cut = Parts.of(model)
+        zimg = cut.join(jax.lax.map(
+            lambda i: embed(trained["image"], cut.part(batch["image"], i), cut.part(rows, i)), cut.numbers))
+        (loss, metrics), (dzimg, dscalars) = jax.value_and_grad(loss_of, (0, 1), has_aux=True)(zimg, scalars)
+
+        def add(total: tree.Tree, i: Array) -> tuple[tree.Tree, None]:
+            pictures, own = cut.part(batch["image"], i), cut.part(rows, i)
+            _, pull = jax.vjp(lambda image: embed(image, pictures, own), trained["image"])
+            return jax.tree.map(jnp.add, total, pull(cut.part(dzimg, i))[0]), None
+
+        dimage, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trained["image"]), cut.numbers)
+    return loss, metrics, {"zimg": zimg, "ztxt": texts.own}, {"image": dimage} | dscalars
+
+
+class Parts(NamedTuple):
+    """How a batch is cut into micro-batches: part i is the i-th share of every device's rows, so that nothing moves."""
+
+    count: int
+    shards: int  # devices that hold different rows
+    mesh: Mesh
+
+    @classmethod
+    def of(cls, model: Forward) -> "Parts":
+        """The parts of a config on a mesh."""
+        return cls(model.config.micro_batches, sharding.batch_shards(model.mesh), model.mesh)
+
+    @property
+    def numbers(self) -> Int[Array, " parts"]:
+        """0, 1, ..., what a scan over the parts runs over."""
+        return jnp.arange(self.count)
+
+    def part(self, rows: Array, i: Int[Array, ""]) -> Array:
+        """(b / count, ...): part i of (b, ...)."""
+        own = rows.shape[0] // (self.shards * self.count)
+        view = rows.reshape(self.shards, self.count * own, *rows.shape[1:])
+        part = jax.lax.dynamic_slice_in_dim(view, i * own, own, axis=1)
+        part = part.reshape(self.shards * own, *rows.shape[1:])
+        return jax.lax.with_sharding_constraint(part, sharding.batch_sharding(self.mesh))
+
+    def join(self, parts: Array) -> Array:
+        """(b, ...) of (count, b / count, ...): the parts put back where their rows came from."""
+        own = parts.shape[1] // self.shards
+        rows = jnp.swapaxes(parts.reshape(self.count, self.shards, own, *parts.shape[2:]), 0, 1)
+        rows = rows.reshape(-1, *parts.shape[2:])
+        return jax.lax.with_sharding_constraint(rows, sharding.batch_sharding(self.mesh))
+
+
+def embed_images(model: Forward, params: tree.Tree, image: Array, step: Array, rows: Int[Array, " b"]) -> Array:
+    """zimg float32 (b, d) of the pictures in these rows of the global batch."""
+    config = model.config
+    return two_towers.embed_image(model.image_tower, params, image, config.data.mean, config.data.std,
+                                  dtype=model.dtype, remat=config.vision.remat, keep=kept_patches(config, rows, step))
+
+
+def embed_texts(model: Forward, text_params: tree.Tree, batch: Batch) -> Texts:
+    """All texts of the step: vectors that came with the batch, or those of the tower that runs inside the step."""
+    if model.text_tower is None:
+        own = batch["ztxt"]  # (b, d), the frozen tower's vectors, computed once
+    else:
+        own = _live_texts(model, text_params, batch["input_ids"], batch["attention_mask"])
+    # The gather of the text is the loss's only large traffic: half the bytes where the towers compute in bfloat16.
+    parts = [(own.astype(model.dtype), batch["caption_id"])]
+    parts += [(batch[f"{kind}_ztxt"].astype(model.dtype), batch[f"{kind}_caption_id"])
+              for kind in ("extra", "bank") if f"{kind}_ztxt" in batch]
+    if len(parts) == 1:
+        return Texts(*parts[0], None, own)
+    # Device by device, its own rows first: a plain concatenation would send most rows to another device.
+    shards, n = sharding.batch_shards(model.mesh), own.shape[0]
+    rows, ids = (_beside(columns, shards, model.mesh) for columns in zip(*parts, strict=True))
+    numbers = jnp.arange(n)
+    positives = numbers // (n // shards) * (rows.shape[0] // shards) + numbers % (n // shards)
+    return Texts(rows, ids, positives, own)
+
+
+def contrast(model: Forward, scalars: tree.Tree, zimg: Array, texts: Texts) -> tuple[Array, Metrics]:
+    """(loss, metrics) of picture vectors against all texts of the step."""
+    loss = model.config.loss
+    names = [name for name in ("logit_scale", "logit_bias") if name in scalars]
+    if not loss.matryoshka_dims:
+        values, dims = [scalars[name] for name in names], ()
+    else:
+        values = [jnp.concatenate([scalars[name][None], scalars[f"{name}_nested"]]) for name in names]
+        dims = (zimg.shape[1], *loss.matryoshka_dims)
+    return losses.named(loss.name)(
+        zimg, texts.rows, *values, mesh=model.mesh, positives=texts.positives,
+        caption_ids=texts.caption_ids if loss.mask_equal_captions else None, **({"dims": dims} if dims else {}))
+
+
+def kept_patches(config: ConfigDict, rows: Int[Array, " b"], step: Int[Array, ""]) -> Int[Array, "b kept"] | None:
+    """int32 indices of the patch tokens that the pictures in these rows keep; None without patch dropout.
+
+    Drawn from (seed, step, row), that is from the sample's position: the same on any topology, in any micro-batch and
+    after a restart.
+    """
+    if config.vision.patch_dropout == 0.0:
+        return None
+    height, width = config.vision.image_size
+    patches = (height // config.vision.patch_size) * (width // config.vision.patch_size)
+    kept = max(1, round(patches * (1 - config.vision.patch_dropout)))
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+    draw = jax.vmap(lambda k: jnp.sort(jax.random.permutation(k, patches)[:kept]))
+    return draw(keys)  # (b, kept)
+
+
+def _live_texts(model: Forward, params: tree.Tree, input_ids: Array, mask: Array) -> Array:
+    """ztxt float32 (b, d) of token ids, in as many parts as the pictures."""
+    def embed(ids: Array, mask: Array) -> Array:
+        return two_towers.embed_text(model.text_tower, params, ids, mask, dtype=model.dtype)
+
+    if model.config.micro_batches == 1:
+        return embed(input_ids, mask)
+    cut = Parts.of(model)
+    return cut.join(jax.lax.map(lambda i: embed(cut.part(input_ids, i), cut.part(mask, i)), cut.numbers))
+
+
+def _beside(columns: tuple[Array, ...], shards: int, mesh: Mesh) -> Array:
+    """Row blocks of several arrays joined shard by shard, still cut over the batch axes."""
+    views = [rows.reshape(shards, -1, rows.shape[1]) for rows in columns]
+    joined = jnp.concatenate(views, axis=1).reshape(-1, columns[0].shape[1])
+    return jax.lax.with_sharding_constraint(joined, sharding.batch_sharding(mesh))
