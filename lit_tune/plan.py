@@ -10,7 +10,6 @@ from lit_tune.flags import PlanFlags
 from lit_tune.planning import chips, libtpu, prices
 
 
-
 def main(argv: Sequence[str]) -> int:
     """Runs `lit-tune plan`: prints a page, or JSON; returns the exit code."""
     flags: PlanFlags = config_lib.parse(argv, "plan")

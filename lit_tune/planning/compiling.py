@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from lit_tune import config as config_lib, sharding, tree
 from lit_tune.models.functional import Tower
-from lit_tune.planning import libtpu
+from lit_tune.planning import libtpu, roofline
 from lit_tune.planning.chips import Slice
 from lit_tune.planning.collectives import Layout
 from lit_tune.step import Built, build_step, split_frozen
@@ -72,11 +72,15 @@ class Compiler:
         config_lib.check_devices(config, slice_.chips)
         key = (config_lib.config_hash(config), slice_)
         if key not in self._kept:
-            mesh = sharding.make_mesh(config.mesh, libtpu.devices(slice_))
+            tpu = slice_.chip.maker == "tpu"
+            mesh = sharding.make_mesh(config.mesh, (libtpu.devices if tpu else roofline.devices)(slice_))
             built = build_step(config, mesh)
             trained = tree.count(split_frozen(config, built.abstract[0]["params"])[1])
             self._kept[key] = compile_(built.step, built.abstract, mesh, _bytes(built))._replace(
                 trained=trained, text_tower=built.text_tower)
+            peak = self._kept[key].peak
+            if not tpu and peak is not None and peak > slice_.chip.hbm_gib * GIB:  # a GPU's compiler does not refuse it
+                self._kept[key] = self._kept[key]._replace(fits=False)
         return self._kept[key]
 
 

@@ -7,15 +7,17 @@ import jax
 from ml_collections import ConfigDict
 
 from lit_tune import flops
-from lit_tune.planning import collectives, cycles, hlo, kernels, libtpu, traffic
+from lit_tune.planning import collectives, cycles, hlo, kernels, libtpu, roofline, traffic
 from lit_tune.planning.chips import Chip, Slice
 from lit_tune.planning.collectives import Collective
 from lit_tune.planning.compiling import GIB, Compiled
 from lit_tune.planning.kernels import Kernel, Span
 from lit_tune.planning.prices import Prices
 
-TRUST = ("Static model: the compiler's own cycle counts and a model on paper of the rest, never calibrated on a TPU; "
-         "a factor of 1.5 either way would not surprise. Memory, exchanges and shapes are facts of the compiled program.")
+TRUST = (
+    "How far to trust it: a static model (the compiler's own cycle counts, and a model on paper of the rest), never "
+    "calibrated on a TPU: a factor of 1.5 either way would not surprise; memory, exchanges and shapes are facts of the "
+    "compiled program.")
 Figures = dict[str, Any]
 
 
@@ -74,6 +76,16 @@ def of_program(config: ConfigDict, slice_: Slice, compiled: Compiled) -> Figures
         "est_ms_low": counted.low * ms + 1e3 * (kernel.low + sent.low),
         "est_ms_high": counted.high * ms + 1e3 * (kernel.high + sent.high),
     }
+
+
+def of_gpu_program(config: ConfigDict, slice_: Slice, compiled: Compiled) -> Figures:
+    """The keys about exchanges and time of a program for GPUs; those that only a TPU's compiler fills are None."""
+    program = hlo.read(compiled.text)
+    time, exchanged = roofline.time(program, slice_.chip), collectives.find(program, compiled.layout)
+    sent = total([traffic.span(one, slice_.chip, slice_.slices) for one in exchanged])
+    return {"collectives": exchanges(exchanged), "est_cycles": None, "kernels": [],
+            "collective_ms_low": 1e3 * sent.low, "collective_ms_high": 1e3 * sent.high,
+            "est_ms_low": 1e3 * (time.low + sent.low), "est_ms_high": 1e3 * (time.high + sent.high)}
 
 
 def run(config: ConfigDict, slice_: Slice, figures: Mapping[str, Any], prices: Prices) -> Figures:

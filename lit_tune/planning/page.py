@@ -8,6 +8,7 @@ from typing import Any
 from lit_tune.planning.estimate import TRUST
 
 Figures = Mapping[str, Any]
+WIDTH = 116
 MANY = 12  # collectives shown; the rest in one line
 
 
@@ -25,6 +26,11 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]
     lines = ["  ".join(cell.rjust(width) if i in right else cell.ljust(width)
                        for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+def wrapped(text: str) -> list[str]:
+    """A sentence as indented lines."""
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
 def amount(value: float) -> str:
@@ -91,11 +97,10 @@ def _exchanges(found: Figures) -> list[str]:
 
 def _products(found: Figures) -> list[str]:
     """FLOPs by the formula and by XLA."""
-    step, xla = found["flops_model"], found["flops_xla"]
-    lines = [f"FLOPs a step   {step / 1e12:,.1f} T by formula ({found['flops_per_pair'] / 1e9:.1f} G a pair), recomputed "
-             f"besides {found['flops_recomputed'] / 1e12:,.1f} T"]
-    return [*lines, f"               {xla / 1e12:,.1f} T by XLA's count of the program, which takes loops once and "
-                    "leaves Pallas kernels out"]
+    step, again, xla = (found[f"flops_{name}"] / 1e12 for name in ("model", "recomputed", "xla"))
+    pair = found["flops_per_pair"] / 1e9
+    return [f"FLOPs a step   {step:,.1f} T by formula ({pair:.1f} G a pair); recomputed besides: {again:,.1f} T",
+            f"               {xla:,.1f} T by XLA's count of the program, which takes the body of a loop once"]
 
 
 def _time(found: Figures) -> list[str]:
@@ -121,7 +126,7 @@ def _time(found: Figures) -> list[str]:
         lines.append(f"  branches     {found['conditionals']}: low counts the cheapest of each, high the dearest")
     if found["loops_of_unknown_length"]:
         lines.append(f"  loops        of unknown length count once: {', '.join(found['loops_of_unknown_length'])}")
-    return [*lines, *textwrap.wrap(TRUST, 116, initial_indent="  ", subsequent_indent="  ")]
+    return [*lines, *wrapped(TRUST)]
 
 
 def _run(found: Figures) -> list[str]:
@@ -131,10 +136,10 @@ def _run(found: Figures) -> list[str]:
         f"{spread(found['cost_usd_low'], found['cost_usd_high'])} USD at {price:g} a chip and hour "
         f"(on demand, table of {found['price_date']})")
     pairs = found["global_batch"] * found["total_steps"]
-    need = found["images_per_s_per_host"]
+    need, hours = found["images_per_s_per_host"], found["run_hours_high"]
     return [f"MFU            {spread(found['mfu_low'], found['mfu_high'], '.1%')}",
             f"pairs/s        {spread(found['pairs_per_s_per_chip_low'], found['pairs_per_s_per_chip_high'])} a chip",
-            f"whole run      {spread(found['run_hours_low'], found['run_hours_high'], _fit(found['run_hours_high']))} h, "
+            f"whole run      {spread(found['run_hours_low'], hours, _fit(hours))} h, "
             f"{spread(found['chip_hours_low'], found['chip_hours_high'])} chip-hours for {pairs / 1e9:.3f} G pairs in "
             f"{found['total_steps']:,} steps",
             f"cost           {cost}",
