@@ -13,7 +13,6 @@ from lit_tune import __version__, errors, flags
 
 # Named in the plan of the command line, absent from this version.
 LATER = {
-    "plan": "compile the training step for a TPU slice that is not there",
     "average": "weights between two checkpoints",
     "doctor": "versions, devices, what is missing",
 }

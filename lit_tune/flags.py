@@ -226,10 +226,29 @@ class BenchFlags:
     json: bool = flag("print JSON", False)
 
 
+@dataclasses.dataclass(frozen=True)
+class PlanFlags:
+    """Compile the training step for chips that are not there: memory, exchanges, time, cost."""
+
+    config: ConfigDict = flag(CONFIG, form="NAME", required=True)
+    topology: tuple[str, ...] = flag(
+        "v5e:16x16, v5litepod-256, v6e-256, v5p:4x4x4, v4:2x2x2, h200x8...; several with --sweep", read=words,
+        form="NAME", required=True)
+    slices: int = flag("how many such slices, joined by the data centre's network", 1, read=positive, form="N")
+    json: bool = flag("print JSON", False)
+    assert_: bool = flag("exit code 1 and a line for each promise about the program that is broken", False)
+    plain: bool = flag("compile the plain step too (einsum attention, full remat), for comparison", True)
+    prices: str | None = flag("a price table, instead of the shipped one", form="FILE")
+    part: str = flag("step, or the loss alone beside open_clip's", "step", form="step|loss")
+    n: int | None = flag("with --part=loss: pairs; the config's global_batch if absent", read=positive, form="N")
+    sweep: bool = flag("try remat policies, parts of the batch and slices: a table and a picture", False)
+    svg: str = flag("with --sweep: the picture, memory against time", "plan.svg", form="FILE")
+
+
 COMMANDS: dict[str, type] = {
     "train": TrainFlags, "eval": EvalFlags, "embed": EmbedFlags, "search": SearchFlags, "export": ExportFlags,
     "import": ImportFlags, "cache_text": CacheTextFlags, "data": DataFlags, "verify": VerifyFlags,
-    "bench": BenchFlags,
+    "bench": BenchFlags, "plan": PlanFlags,
 }
 
 

@@ -18,6 +18,7 @@ class Chip(NamedTuple):
         hbm_gib: memory that a program can have, GiB.
         hbm_rate: bytes/s to and from that memory.
         link_rate: bytes/s to the other chips of the slice, both directions together.
+        network_rate: bytes/s to other slices, one way, a chip's part of its host's.
         clock: Hz that the compiler's cycles are counted in; 0 where it gives none.
         host_chips: chips of one host of a slice that has several hosts.
         cores: what the makers' own accelerator types count for one chip (v5p-128 has 64 chips).
@@ -33,6 +34,7 @@ class Chip(NamedTuple):
     hbm_gib: float
     hbm_rate: float
     link_rate: float
+    network_rate: float
     clock: float
     host_chips: int
     cores: int = 1
@@ -43,23 +45,25 @@ class Chip(NamedTuple):
 
 
 # peak, HBM rate, links, chips a host: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e (read 2026-11); v5e hosts of slices
-# with several hosts and all v6e ones have 4 chips there, single-host slices up to 8. hbm_gib: what libtpu states in its
+# with several hosts and all v6e ones have 4 chips there, single-host slices up to 8. network_rate: 6.4 Tbit/s a pod of
+# 256 v5e there, 25.6 of v6e; v4 and v5p as 200 Gbit/s a host of 4 chips, remembered. hbm_gib: what libtpu states in its
 # messages about programs that do not fit. Clocks are not published: peak = clock x MXUs x side^2 x 2 gives 1.5 GHz for
 # v5e (4 of 128), 1.75 for v5p (8 of 128), 1.75 for v6e (4 of 256) and 1.05 for v4 (8 of 128); the last two are the
 # least certain, a TPU could measure them.
 _TPU = (
-    Chip("v4", "tpu", 275e12, 32.0, 1228e9, 300e9, 1.05e9, 4, cores=2, dimensions=3, largest=4096, config="megacore"),
-    Chip("v5e", "tpu", 197e12, 15.75, 819e9, 400e9, 1.5e9, 4),
-    Chip("v5p", "tpu", 459e12, 95.0, 2765e9, 1200e9, 1.75e9, 4, cores=2, dimensions=3, largest=8960),
-    Chip("v6e", "tpu", 918e12, 31.25, 1640e9, 800e9, 1.75e9, 4, mxu=256),
+    Chip("v4", "tpu", 275e12, 32.0, 1228e9, 300e9, 6.25e9, 1.05e9, 4, cores=2, dimensions=3, largest=4096,
+         config="megacore"),
+    Chip("v5e", "tpu", 197e12, 15.75, 819e9, 400e9, 3.125e9, 1.5e9, 4),
+    Chip("v5p", "tpu", 459e12, 95.0, 2765e9, 1200e9, 6.25e9, 1.75e9, 4, cores=2, dimensions=3, largest=8960),
+    Chip("v6e", "tpu", 918e12, 31.25, 1640e9, 800e9, 12.5e9, 1.75e9, 4, mxu=256),
 )
 # NVIDIA's data sheets of the SXM boards, without sparsity; NVLink both directions together. hbm_gib: the card's memory
 # less the 5 % that a context and the allocator's pools take.
 _NVIDIA = (
-    Chip("a100", "nvidia", 312e12, 75.0, 2039e9, 600e9, 0.0, 8, dimensions=0),
-    Chip("h100", "nvidia", 989e12, 75.0, 3350e9, 900e9, 0.0, 8, dimensions=0),
-    Chip("h200", "nvidia", 989e12, 133.0, 4800e9, 900e9, 0.0, 8, dimensions=0),
-    Chip("b200", "nvidia", 2250e12, 170.0, 8000e9, 1800e9, 0.0, 8, dimensions=0),
+    Chip("a100", "nvidia", 312e12, 75.0, 2039e9, 600e9, 50e9, 0.0, 8, dimensions=0),
+    Chip("h100", "nvidia", 989e12, 75.0, 3350e9, 900e9, 50e9, 0.0, 8, dimensions=0),
+    Chip("h200", "nvidia", 989e12, 133.0, 4800e9, 900e9, 50e9, 0.0, 8, dimensions=0),
+    Chip("b200", "nvidia", 2250e12, 170.0, 8000e9, 1800e9, 50e9, 0.0, 8, dimensions=0),
 )
 CHIPS = {chip.name: chip for chip in (*_TPU, *_NVIDIA)}
 _SPELLED = {"v5litepod": "v5e", "v5lite": "v5e", "v6": "v6e", "v5lite-pod": "v5e"}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_tune.planning.hlo import Instruction, Program, Shape, Visit
+from lit_tune.planning.hlo import Program, Shape, Visit
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
          "collective-broadcast")
@@ -80,7 +80,7 @@ def find(program: Program, layout: Layout) -> list[Collective]:
         if kind and visit.fused and channel:
             pieces[kind, channel[1], visit.instruction.shapes].append(visit)
         elif kind:
-            found.append(_collective(program, visit, kind, layout, visit.times, _is_asynchronous(visit.instruction)))
+            found.append(_collective(program, visit, kind, layout, visit.times, _is_asynchronous(visit)))
     for (kind, _, _), visits in pieces.items():
         begun = [visit for visit in visits if visit.computation in starts]
         first, split = (begun or visits)[0], bool(begun)
@@ -133,9 +133,9 @@ def _kind(visit: Visit) -> str:
     return opcode if opcode in KINDS else ""
 
 
-def _is_asynchronous(line: Instruction) -> bool:
-    return line.opcode.endswith("-start") or '"async_collective_fusion_config"' in line.text and (
-        '"flag_start":"-1"' not in line.text)
+def _is_asynchronous(visit: Visit) -> bool:
+    """Whether the exchange is begun here and waited for later."""
+    return visit.apart or visit.instruction.opcode.endswith("-start")
 
 
 def _collective(program: Program, visit: Visit, kind: str, layout: Layout, times: int,
@@ -155,11 +155,10 @@ def _exchanged(program: Program, visit: Visit, kind: str) -> tuple[Shape, ...]:
     if kind == "reduce-scatter" and line.opcode.startswith("reduce-scatter"):
         given = {other.name: other.shapes for other in program.computations[visit.computation]}
         return tuple(shape for name in line.operands for shape in given.get(name, ())) or line.shapes
-    if not line.opcode.endswith("-start") or len(line.shapes) < 2:
+    if not line.opcode.endswith("-start") or kind == "all-reduce":
         return line.shapes
-    if kind in ("all-reduce", "all-to-all"):
-        return line.shapes
-    return line.shapes[len(line.shapes) // 2 :][: max(1, len(line.operands))]  # ((given), (made), state...)
+    arrays = tuple(shape for shape in line.shapes if shape.dims)  # the state of the exchange stands behind them
+    return arrays[len(arrays) // 2 :]  # ((given), (made), state)
 
 
 def _iota(text: str) -> np.ndarray:

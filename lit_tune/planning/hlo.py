@@ -97,14 +97,14 @@ class Visit(NamedTuple):
         computation: the computation that it stands in.
         times: runs a step.
         fused: inside a fusion, whose own line carries the cost.
-        sure: False in a branch that may not be taken.
+        apart: begun and waited for later, other work between.
     """
 
     instruction: Instruction
     computation: str
     times: int
     fused: bool
-    sure: bool
+    apart: bool
 
 
 @dataclass(frozen=True)
@@ -137,20 +137,21 @@ class Program:
 
     def visits(self) -> Iterator[Visit]:
         """Every instruction that runs, at every place that it runs from, with how often."""
-        yield from self._walk(self.entry, 1, False, True)
+        yield from self._walk(self.entry, 1, False, False)
 
-    def _walk(self, computation: str, times: int, fused: bool, sure: bool) -> Iterator[Visit]:
+    def _walk(self, computation: str, times: int, fused: bool, apart: bool) -> Iterator[Visit]:
         """`visits` of a computation that runs `times` times."""
         for line in self.computations.get(computation, ()):
-            yield Visit(line, computation, times, fused, sure)
+            yield Visit(line, computation, times, fused, apart)
             if line.opcode == "while":
-                yield from self._walk(line.attribute("body"), times * (self.trips(line) or 1), fused, sure)
+                yield from self._walk(line.attribute("body"), times * (self.trips(line) or 1), fused, apart)
             elif line.opcode == "conditional":
                 for name in line.branches():
-                    yield from self._walk(name, times, fused, False)
+                    yield from self._walk(name, times, fused, apart)
             elif line.opcode in ("fusion", "call", "async-start", "call-start"):
                 for name in line.called():
-                    yield from self._walk(name, times, fused or line.opcode == "fusion", sure)
+                    yield from self._walk(name, times, fused or line.opcode == "fusion",
+                                          apart or line.opcode.endswith("-start"))
 
 
 def read(text: str) -> Program:
