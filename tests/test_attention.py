@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from lit_tune.errors import ConfigError
+from lit_tune.models.attention import cost
 from lit_tune.models.attention.choice import EINSUM, Kernel, choose
 from lit_tune.models.attention.fused import cudnn_attention, pallas_attention
 from lit_tune.models.attention.short import short_attention
@@ -219,6 +220,15 @@ def test_a_kernel_asked_for_by_name_that_cannot_run_is_refused(
     with pytest.raises(ConfigError) as error:
         choose(requested, platform, None, **(BASE | changes))
     assert words in str(error.value) and "config.vision.attention" in str(error.value)
+
+
+def test_padded_work_of_a_picture_is_counted_from_the_shapes() -> None:
+    # 197 rows are 208 on the matrix unit, 256 lanes; two products forward, two like them and three of 64 rows backward
+    forward, backward = (cost.passes(197, 12, 64, backward)[0] for backward in (False, True))
+    assert forward == 12 * 2 * (2 * 208 * 128 * 256)
+    assert backward == 12 * (2 * (2 * 208 * 128 * 256) + 3 * (2 * 64 * 256 * 256))
+    assert cost.passes(197, 12, 64, True)[1] == 12 * 26 * 200 * 256
+    assert [cost.groups_a_step(197, 768, size, 7) for size in (2, 4)] == [6, 3]
 
 
 def test_heads_cut_over_the_tensor_axis_stay_in_groups() -> None:

@@ -12,7 +12,9 @@ SUBLANES = 8  # rows of a TPU's vector register of float32
 # Mosaic's default share of VMEM is 16 MiB on every generation; a kernel within it needs no flag of the user's.
 VMEM = 16 * 2**20
 BLOCKS = 6 * 2**20  # bytes of it for the blocks, which are held twice: one set is computed on while the next comes in
-LIVE = {"forward": 3, "backward": 5}  # float32 matrices n x n that are alive at once
+# Matrices n x n of float32 that are alive at once in the backward pass, by bytes of an input element: float32 products
+# are six bfloat16 ones of split operands. With them v5e compiles every length that `vmem` lets through.
+LIVE = {2: 4, 4: 6}
 
 
 def padded(size: int, to: int) -> int:
@@ -37,7 +39,7 @@ def groups_a_step(n: int, width: int, itemsize: int, blocks: int) -> int:
 def vmem(n: int, itemsize: int) -> int:
     """Bytes of VMEM that the backward pass, the larger of the two, needs with one group a step."""
     blocks = 2 * 7 * padded(n, 32 // itemsize) * LANES * itemsize
-    return blocks + LIVE["backward"] * padded(n, SUBLANES) * padded(n, LANES) * 4
+    return blocks + LIVE[itemsize] * padded(n, SUBLANES) * padded(n, LANES) * 4
 
 
 # Arithmetic instructions on vector registers for each register of logits, everything of a pass on (n, d) arrays spread

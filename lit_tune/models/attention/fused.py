@@ -30,7 +30,8 @@ def cudnn_attention(
 ) -> Float[Array, "b n h k"]:
     """softmax(q k / sqrt(head dim)) v by cuDNN's flash attention; q and k are rotated already.
 
-    An odd number of tokens gets one more row, which the kernel is told to leave out: jax refuses odd numbers in training.
+    An odd number of tokens gets one more row, which the kernel is told to leave out: jax refuses odd numbers when it
+    takes gradients.
     """
     def on_one(q: Array, k: Array, v: Array) -> Array:
         b, n = q.shape[:2]
