@@ -79,8 +79,8 @@ def vision() -> ConfigDict:
     c.init_resample = "bicubic"  # bicubic (as the paper's start) | pinv (timm's way): for another patch or image size
     c.freeze_blocks = 0  # first blocks that stay as they are, with patches and positions; -1: all, only the head trains
     c.attention = "auto"  # auto | einsum | pallas (TPU) | cudnn (NVIDIA): the kernel of self-attention in the blocks
-    c.remat = "none"  # what a block keeps for its backward pass: none (of it is computed again) | save (its wide products
-    # and the attention) | dots (all products with weights) | full (its input only: computed twice)
+    c.remat = "none"  # what the backward pass computes again: none | save (all of a block but its wide products and the
+    # attention) | dots (all but its products with weights) | full (all of it)
     c.patch_dropout = 0.0  # share of the patch tokens left out of each training picture, in [0, 1)
     return c
 

@@ -16,6 +16,6 @@ def get_config() -> ConfigDict:
     c.loss.name = "sigmoid"
     c.loss.logit_scale_init = 2.302585092994046  # ln 10, section 3.2 of the paper
     c.loss.logit_bias_init = -10.0  # the same place: the many negatives do not dominate the first steps
-    c.vision.remat = "full"  # execution only, as is text.source: live
+    c.text.source = "cached"  # execution only
     c.data.policy = "reference"
     return c

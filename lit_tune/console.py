@@ -49,7 +49,8 @@ def print_facts(config: ConfigDict, built: Built, source: Source, text_facts: st
     say(f"text      {text_facts}, frozen" + (f", {tree.count(text_params):,} parameters live" if text_params else ""))
     height, width = vision.image_size
     say(f"image     {vision.family} {height}x{width} patch {vision.patch_size}, width {vision.width}, "
-        f"depth {vision.depth}, pool {vision.pool}: {tree.count(image) - frozen:,} parameters trained{held}")
+        f"depth {vision.depth}, pool {vision.pool}: {tree.count(image) - frozen:,} parameters trained{held}, "
+        f"attention by {built.attention}")
     say(f"run       {config.total_steps:,} steps of {config.global_batch:,} pairs = {epochs:.4g} epochs, "
         f"{config.loss.name} loss, peak learning rate {optim.resolve_lr(config):.3g}, seed {config.seed}")
     if resumed_at:

@@ -4,24 +4,26 @@ Everything here is traced inside the step. `value_and_grads` is what the step ca
 it embeds the batch part by part and gives the same numbers with the activations of one part.
 """
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32
 from ml_collections import ConfigDict
 
 from lit_tune import losses, sharding, tree
 from lit_tune.models import two_towers
+from lit_tune.models.attention.choice import Kernel, choose
 from lit_tune.models.functional import Tower
 
 Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Forward:
     """What stays the same from step to step: the config, the mesh and both towers without parameters."""
 
@@ -29,6 +31,20 @@ class Forward:
     mesh: Mesh
     image_tower: Tower
     text_tower: Tower | None  # None where cached vectors reach the step
+    kernel: Kernel  # of the image tower's self-attention
+
+    @classmethod
+    def of(cls, config: ConfigDict, mesh: Mesh, image_tower: Tower, text_tower: Tower | None) -> "Forward":
+        """The forward pass of a config on a mesh, its attention kernel chosen by the mesh's devices.
+
+        Raises:
+            ConfigError: an attention kernel that cannot run there.
+        """
+        v = config.vision
+        tokens = _patches(config)[1] + int(v.class_token)
+        kernel = choose(v.attention, mesh.devices.flat[0].platform, mesh, width=v.width, num_heads=v.num_heads,
+                        tokens=tokens, dtype=jnp.dtype(config.dtype))
+        return cls(config, mesh, image_tower, text_tower, kernel)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -61,11 +77,12 @@ def value_and_grads(
     scalars = {name: leaf for name, leaf in trained.items() if name != "image"}
     rows = jnp.arange(batch["image"].shape[0])
 
-    def embed(image: tree.Tree, pictures: Array, rows: Array) -> Array:
-        return embed_images(model, tree.merge(frozen, {"image": image})["image"], pictures, step, rows)
-
     def loss_of(zimg: Array, scalars: tree.Tree) -> tuple[Array, Metrics]:
         return contrast(model, scalars, zimg, texts)
+
+    def embed(image: tree.Tree, pictures: Array, rows: Array, kernel: Kernel = model.kernel) -> Array:
+        params = tree.merge(frozen, {"image": image})["image"]
+        return embed_images(model, params, pictures, step, rows, kernel)
 
     if model.config.micro_batches == 1:
         zimg, pull = jax.vjp(lambda image: embed(image, batch["image"], rows), trained["image"])
@@ -76,14 +93,40 @@ def value_and_grads(
         zimg = cut.join(jax.lax.map(
             lambda i: embed(trained["image"], cut.part(batch["image"], i), cut.part(rows, i)), cut.numbers))
         (loss, metrics), (dzimg, dscalars) = jax.value_and_grad(loss_of, (0, 1), has_aux=True)(zimg, scalars)
-
-        def add(total: tree.Tree, i: Array) -> tuple[tree.Tree, None]:
-            pictures, own = cut.part(batch["image"], i), cut.part(rows, i)
-            _, pull = jax.vjp(lambda image: embed(image, pictures, own), trained["image"])
-            return jax.tree.map(jnp.add, total, pull(cut.part(dzimg, i))[0]), None
-
-        dimage, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trained["image"]), cut.numbers)
+        dimage = accumulate(model, embed, trained["image"], batch["image"], rows, dzimg)
     return loss, metrics, {"zimg": zimg, "ztxt": texts.own}, {"image": dimage} | dscalars
+
+
+def accumulate(model: Forward, embed: Callable[..., Array], params: tree.Tree, *rows: Array) -> tree.Tree:
+    """The gradient of the image tower, summed over the parts of the batch, float32.
+
+    Where every device has all parameters it sums its own parts first, and the sums cross the devices once; left to
+    itself the compiler reduces the gradients of every part.
+
+    Args:
+        model: what is computed.
+        embed: (params, pictures, rows, kernel) -> zimg.
+        params: the trained ones.
+        rows: pictures, numbers of the rows and cotangents of zimg, each (b, ...).
+    """
+    def total(params: tree.Tree, cut: Parts, kernel: Kernel, *rows: Array) -> tree.Tree:
+        def add(total: tree.Tree, i: Array) -> tuple[tree.Tree, None]:
+            pictures, numbers, dzimg = (cut.part(array, i) for array in rows)
+            _, pull = jax.vjp(lambda params: embed(params, pictures, numbers, kernel), params)
+            return jax.tree.map(jnp.add, total, pull(dzimg)[0]), None
+
+        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), cut.numbers)[0]
+
+    mesh, count = model.mesh, model.config.micro_batches
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
+        return total(params, Parts.of(model), model.kernel, *rows)
+    alone = dataclasses.replace(model.kernel, mesh=None)
+
+    def on_one(params: tree.Tree, *rows: Array) -> tree.Tree:
+        return jax.lax.psum(total(params, Parts(count, 1, None), alone, *rows), "data")
+
+    return jax.shard_map(on_one, mesh=mesh, in_specs=(PartitionSpec(), *[sharding.BATCH] * len(rows)),
+                         out_specs=PartitionSpec(), check_vma=False)(params, *rows)
 
 
 class Parts(NamedTuple):
@@ -91,7 +134,7 @@ class Parts(NamedTuple):
 
     count: int
     shards: int  # devices that hold different rows
-    mesh: Mesh
+    mesh: Mesh | None  # None for the rows of one device
 
     @classmethod
     def of(cls, model: Forward) -> "Parts":
@@ -109,21 +152,25 @@ class Parts(NamedTuple):
         view = rows.reshape(self.shards, self.count * own, *rows.shape[1:])
         part = jax.lax.dynamic_slice_in_dim(view, i * own, own, axis=1)
         part = part.reshape(self.shards * own, *rows.shape[1:])
-        return jax.lax.with_sharding_constraint(part, sharding.batch_sharding(self.mesh))
+        return part if self.mesh is None else self._spread(part)
 
     def join(self, parts: Array) -> Array:
         """(b, ...) of (count, b / count, ...): the parts put back where their rows came from."""
         own = parts.shape[1] // self.shards
         rows = jnp.swapaxes(parts.reshape(self.count, self.shards, own, *parts.shape[2:]), 0, 1)
-        rows = rows.reshape(-1, *parts.shape[2:])
+        return self._spread(rows.reshape(-1, *parts.shape[2:]))
+
+    def _spread(self, rows: Array) -> Array:
         return jax.lax.with_sharding_constraint(rows, sharding.batch_sharding(self.mesh))
 
 
-def embed_images(model: Forward, params: tree.Tree, image: Array, step: Array, rows: Int[Array, " b"]) -> Array:
+def embed_images(model: Forward, params: tree.Tree, image: Array, step: Array, rows: Int[Array, " b"],
+                 kernel: Kernel) -> Array:
     """zimg float32 (b, d) of the pictures in these rows of the global batch."""
     config = model.config
     return two_towers.embed_image(model.image_tower, params, image, config.data.mean, config.data.std,
-                                  dtype=model.dtype, remat=config.vision.remat, keep=kept_patches(config, rows, step))
+                                  dtype=model.dtype, remat=config.vision.remat, keep=kept_patches(config, rows, step),
+                                  kernel=kernel)
 
 
 def embed_texts(model: Forward, text_params: tree.Tree, batch: Batch) -> Texts:
@@ -157,7 +204,7 @@ def contrast(model: Forward, scalars: tree.Tree, zimg: Array, texts: Texts) -> t
         dims = (zimg.shape[1], *loss.matryoshka_dims)
     return losses.named(loss.name)(
         zimg, texts.rows, *values, mesh=model.mesh, positives=texts.positives,
-        caption_ids=texts.caption_ids if loss.mask_equal_captions else None, **({"dims": dims} if dims else {}))
+        caption_ids=texts.caption_ids if loss.mask_equal_captions else None, dims=dims)
 
 
 def kept_patches(config: ConfigDict, rows: Int[Array, " b"], step: Int[Array, ""]) -> Int[Array, "b kept"] | None:
@@ -168,13 +215,18 @@ def kept_patches(config: ConfigDict, rows: Int[Array, " b"], step: Int[Array, ""
     """
     if config.vision.patch_dropout == 0.0:
         return None
-    height, width = config.vision.image_size
-    patches = (height // config.vision.patch_size) * (width // config.vision.patch_size)
-    kept = max(1, round(patches * (1 - config.vision.patch_dropout)))
+    patches, kept = _patches(config)
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
     draw = jax.vmap(lambda k: jnp.sort(jax.random.permutation(k, patches)[:kept]))
     return draw(keys)  # (b, kept)
+
+
+def _patches(config: ConfigDict) -> tuple[int, int]:
+    """(patches of a picture, those of them that patch dropout keeps)."""
+    height, width = config.vision.image_size
+    patches = (height // config.vision.patch_size) * (width // config.vision.patch_size)
+    return patches, max(1, round(patches * (1 - config.vision.patch_dropout)))
 
 
 def _live_texts(model: Forward, params: tree.Tree, input_ids: Array, mask: Array) -> Array:

@@ -26,6 +26,7 @@ class Built(NamedTuple):
     shardings: tuple[State, Batch, tree.Tree]
     image_tower: Tower
     text_tower: Tower | None  # None where cached vectors reach the step
+    attention: str  # the kernel that was chosen for the image tower's blocks
 
 
 def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] = (0, 0), nan_at: int = -1) -> Built:
@@ -42,7 +43,7 @@ def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] 
         float32 scalars; `embeddings` are the step's unit rows, left on the devices for the occasional closer look.
     """
     image_tower, text_tower = two_towers.vision_tower(config), live_text_tower(config)
-    model = Forward(config, mesh, image_tower, text_tower)
+    model = Forward.of(config, mesh, image_tower, text_tower)
     tx = optim.make_tx(config)
     schedule = optim.make_schedule(config)
 
@@ -83,7 +84,8 @@ def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] 
     embedding_shardings = {"zimg": sharding.batch_sharding(mesh), "ztxt": sharding.batch_sharding(mesh)}
     jitted = jax.jit(step, in_shardings=placed, donate_argnums=0,
                      out_shardings=(placed[0], sharding.replicated(mesh), embedding_shardings))
-    return Built(jitted, jax.jit(init, out_shardings=placed[0]), abstract, placed, image_tower, text_tower)
+    return Built(jitted, jax.jit(init, out_shardings=placed[0]), abstract, placed, image_tower, text_tower,
+                 model.kernel.name)
 
 
 def update(config: ConfigDict, tx: Any, state: State, grads: tree.Tree, grad_norm: jax.Array, lr: jax.Array) -> State:

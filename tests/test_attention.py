@@ -1,7 +1,9 @@
 """The attention kernels against plain attention: values, gradients, devices, and who is chosen where."""
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -16,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from lit_tune.errors import ConfigError
 from lit_tune.models.attention import cost
 from lit_tune.models.attention.choice import EINSUM, Kernel, choose
-from lit_tune.models.attention.fused import pallas_attention
+from lit_tune.models.attention.fused import cudnn_attention, pallas_attention
 from lit_tune.models.attention.short import short_attention
 from lit_tune.models.layers import Attention
 
@@ -166,6 +168,24 @@ def test_masks_and_biases_are_refused_by_kernels_that_take_none() -> None:
         module(x, bias=jnp.zeros((2, 3, 3)), kernel=INTERPRETED, dtype=jnp.float32)
 
 
+@pytest.mark.parametrize("tokens", [197, 50])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_cudnn_is_called_forward_and_backward_in_the_program_for_cuda(
+    tokens: int, devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the program is made for a GPU that is not here; its cuDNN is asked for a version while it is traced
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    kernel = Kernel("cudnn", mesh_of(8, 1, 1) if devices == 8 else None)
+    x = jax.ShapeDtypeStruct((8, tokens, 12, 64), jnp.bfloat16)
+
+    def gradients(q: jax.Array, k: jax.Array, v: jax.Array, g: jax.Array) -> tuple:
+        return jax.vjp(partial(cudnn_attention, kernel=kernel), q, k, v)[1](g)
+
+    text = jax.jit(gradients).trace(x, x, x, x).lower(lowering_platforms=("cuda",)).as_text()
+    assert len(re.findall(r"custom_call @__cudnn\$fmhaSoftmax\(", text)) == 1, text[:300]
+    assert len(re.findall(r"custom_call @__cudnn\$fmhaSoftmaxBackward\(", text)) == 1
+
+
 BASE = {"width": 768, "num_heads": 12, "tokens": 197}
 
 
@@ -202,9 +222,108 @@ def test_a_kernel_asked_for_by_name_that_cannot_run_is_refused(
     assert words in str(error.value) and "config.vision.attention" in str(error.value)
 
 
+def test_padded_work_of_a_picture_is_counted_from_the_shapes() -> None:
+    # 197 rows are 208 on the matrix unit, 256 lanes; two products forward, two like them and three of 64 rows backward
+    forward, backward = (cost.passes(197, 12, 64, backward)[0] for backward in (False, True))
+    assert forward == 12 * 2 * (2 * 208 * 128 * 256)
+    assert backward == 12 * (2 * (2 * 208 * 128 * 256) + 3 * (2 * 64 * 256 * 256))
+    assert cost.passes(197, 12, 64, True)[1] == 12 * 26 * 200 * 256
+    assert [cost.groups_a_step(197, 768, size, 7) for size in (2, 4)] == [6, 3]
+
+
 def test_heads_cut_over_the_tensor_axis_stay_in_groups() -> None:
     mesh = mesh_of(2, 1, 4)
     assert choose("pallas", "tpu", mesh, width=1024, num_heads=16, tokens=197).mesh is mesh
     with pytest.raises(ConfigError, match="found width=768 over mesh.tensor=4"):
         choose("pallas", "tpu", mesh, **BASE)
     assert choose("einsum", "tpu", mesh, **BASE) == EINSUM
+
+
+COMPILED = """
+import json
+import jax, jax.numpy as jnp
+from flax import nnx
+from jax.experimental import topologies
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from lit_tune.models.attention.choice import choose
+from lit_tune.models.layers import Attention
+
+devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+mesh = jax.make_mesh((4, 1, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
+kernel = choose("auto", devices[0].platform, mesh, width=256, num_heads=4, tokens=197)
+whole, cut = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+module = lambda: Attention(256, 4, biases=(True, False, True, True), interleaved=True, rngs=nnx.Rngs(0))
+graph, params = nnx.split(nnx.eval_shape(module))
+params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=whole), params)
+x = jax.ShapeDtypeStruct((32, 197, 256), jnp.bfloat16, sharding=cut)
+table = jax.ShapeDtypeStruct((1, 197, 32), jnp.float32, sharding=whole)
+
+def gradients(params, x, cos, sin, g):
+    layer = lambda params, x: nnx.merge(graph, params)(x, rope=(cos, sin), kernel=kernel, dtype=jnp.bfloat16)
+    return jax.vjp(layer, params, x)[1](g)
+
+text = jax.jit(gradients).lower(params, x, table, table, x).compile().as_text()
+print(json.dumps({"kernel": kernel.name, "text": text}))
+"""
+MOVES = {"copy", "pad", "transpose", "slice", "concatenate", "reshape", "bitcast", "parameter", "constant"}
+
+
+def opcodes(text: str) -> tuple[dict[str, str], dict[str, list[str]], dict[str, set[str]]]:
+    """Of a compiled program: the opcode and the operands of every instruction, and the opcodes of every computation."""
+    opcode, operands, inside, computation = {}, {}, {}, ""
+    for line in text.splitlines():
+        if header := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            computation = header[1]
+        # the type is one word, or a tuple in round brackets
+        found = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (?:\((?:[^()]|\([^()]*\))*\)|\S+) ([\w\-]+)\((.*)", line)
+        if found:
+            name, op, rest = found.groups()
+            inside.setdefault(computation, set()).add(op)
+            called = re.search(r"calls=%?([\w.\-]+)", rest)
+            opcode[name] = f"fusion:{called[1]}" if op == "fusion" else op
+            operands[name] = re.findall(r"%([\w.\-]+)", rest.split("metadata=")[0].split("calls=")[0])
+    return opcode, operands, inside
+
+
+def moves_beside_kernels(text: str) -> list[str]:
+    """Names of the operands and users of TPU kernels with (b, n, d) values that only move data."""
+    opcode, operands, inside = opcodes(text)
+    kernels = re.findall(r"%?([\w.\-]+) = .*custom_call_target=\"tpu_custom_call\"", text)
+    assert len(kernels) == 2
+    results = {name for name, op in opcode.items() if op == "get-tuple-element" and operands[name][0] in kernels}
+    users = {name for name, of in operands.items() if {*of} & {*kernels, *results}} - results
+    beside = {name for kernel in kernels for name in operands[kernel][:3]} | (users - {*kernels})
+    only_move = lambda op: op in MOVES or (op.startswith("fusion:") and inside[op[7:]] <= MOVES)  # noqa: E731
+    return [name for name in beside if only_move(opcode[name]) and opcode[name] != "bitcast"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed")
+def test_program_compiled_for_a_tpu_moves_nothing_beside_the_kernel() -> None:
+    environment = os.environ | {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    environment.pop("XLA_FLAGS", None)
+    run = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found["kernel"] == "pallas"
+    assert moves_beside_kernels(found["text"]) == []
+
+
+def test_a_copy_beside_a_kernel_is_seen() -> None:
+    text = """
+%moved (p: bf16[2,3,4]) -> bf16[2,3,4] {
+  %p = bf16[2,3,4]{2,0,1} parameter(0)
+  ROOT %c = bf16[2,3,4]{2,1,0} copy(%p)
+}
+
+ENTRY %main (x: bf16[2,3,4]) -> bf16[2,3,4] {
+  %x = bf16[2,3,4]{2,0,1:T(8,128)(2,1)} parameter(0)
+  %m = bf16[2,3,4]{2,1,0} fusion(%x), kind=kLoop, calls=%moved
+  %d = bf16[2,3,4]{2,1,0} add(%m, %m)
+  %first = (bf16[2,3,4]{2,1,0:T(8,128)(2,1)}, bf16[2,3,4]{2,1,0}) custom-call(%m, %d, %d), custom_call_target="tpu_custom_call"
+  %got = bf16[2,3,4]{2,1,0} get-tuple-element(%first), index=1
+  %second = bf16[2,3,4]{2,1,0} custom-call(%got, %d, %d), custom_call_target="tpu_custom_call"
+  ROOT %out = bf16[2,3,4]{2,0,1} copy(%second)
+}
+"""  # noqa: E501
+    assert sorted(moves_beside_kernels(text)) == ["m", "out"]

@@ -16,7 +16,7 @@ from lit_tune import config as config_lib, config_check, config_start, errors
 
 GOLDEN = Path(__file__).parent / "golden" / "configs"
 SPECS = ["quickstart", "quickstart:dev", "finetune", "nomic_embed_vision_v1_5", "nomic_embed_vision_v1_5:best",
-         "siglip_b16"]
+         "siglip_b16", "lit_b16_v5e8", "lit_b16_1gpu"]
 
 
 def as_text(config: ConfigDict) -> str:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from test_distributed import finish, start
 
 from lit_tune import config as config_module, forward, losses, sharding, step as step_module, tree
+from lit_tune.losses import plain
 from lit_tune.models import two_towers
 
 ROWS, WIDTH, STEPS = 16, 16, 5
@@ -155,6 +156,41 @@ def test_every_way_to_save_memory_trains_the_same_parameters(way: str) -> None:
     assert_close(states[-1], on_one_device()[0][-1])
     for ours, theirs in zip(log, on_one_device()[1], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+def test_nested_widths_are_trained_at_temperatures_of_their_own() -> None:
+    config = config_of(loss__name="sigmoid", loss__matryoshka_dims=(8, 4), loss__logit_scale_max=20.0)
+    built, batch = step_module.build_step(config, mesh_of(8)), batch_of(0, config)
+    state = initial(built)
+    scales, biases = np.float32([2.5, 2.2, 1.9]), np.float32([-4.0, -3.0, -2.0])
+    state["params"] |= place({"logit_scale_nested": scales[1:], "logit_bias": biases[0],
+                              "logit_bias_nested": biases[1:]},
+                             {name: built.shardings[0]["params"][name]
+                              for name in ("logit_scale_nested", "logit_bias", "logit_bias_nested")})
+    state, metrics, embeddings = built.step(state, place(batch, built.shardings[1]), {})
+    zimg, expected = np.float64(embeddings["zimg"]), []
+    for dim, scale, bias in zip((WIDTH, 8, 4), scales, biases, strict=True):
+        cut = [rows[:, :dim] / np.linalg.norm(rows[:, :dim], axis=1, keepdims=True)
+               for rows in (zimg, np.float64(batch["ztxt"]))]
+        logits = np.exp(np.float64(scale)) * cut[0] @ cut[1].T + bias
+        expected.append(np.logaddexp(0, np.where(np.eye(ROWS), -logits, logits)).sum() / ROWS)
+    assert float(metrics["loss"]) == pytest.approx(np.mean(expected), rel=1e-5)
+    assert float(metrics["logit_scale_8"]) == pytest.approx(np.exp(2.2), rel=1e-6)
+    moments = state["opt_state"][0].mu
+    assert np.all(np.array(moments["logit_scale_nested"]) != 0) and np.all(np.array(moments["logit_bias_nested"]) != 0)
+
+
+def test_past_texts_are_negatives_of_the_pictures_only() -> None:
+    config = config_of(loss__text_bank=1, loss__extra_negatives=8, loss__mask_equal_captions=True)
+    built, batch = step_module.build_step(config, mesh_of(4)), batch_of(0, config)
+    other = batch_of(1, config)
+    batch |= {"bank_ztxt": other["ztxt"], "bank_caption_id": other["caption_id"]}
+    _, metrics, embeddings = built.step(initial(built), place(batch, built.shardings[1]), {})
+    texts, ids = (np.concatenate([batch[own], batch[f"extra_{own}"], batch[f"bank_{own}"]])
+                  for own in ("ztxt", "caption_id"))
+    expected, wanted = plain.softmax(np.array(embeddings["zimg"]), texts, np.float32(2.5), caption_ids=ids)
+    assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(metrics["masked_frac"]) == pytest.approx(float(wanted["masked_frac"]), rel=1e-5)
 
 
 def test_micro_batches_drop_the_patches_of_the_whole_batch() -> None:

@@ -129,19 +129,24 @@ def at_own(values: Float[jax.Array, " m"], side: Side, mesh: Mesh | None) -> Flo
     return share(values, mesh, side.own.shape[0]) if side.in_order else values[side.own]
 
 
-def walk(side: Side, form: Form, body: Callable[[Any, Block, Any], tuple[Any, Any]], carry: Any, columns: Any) -> Any:
-    """(carry, column results) of `body(carry, block, its part of columns)` over all blocks of the table, in order.
+def walk(side: Side, form: Form, body: Callable[[Any, Block, Any], tuple[Any, Any]], carry: Any, columns: Any,
+         last_first: bool = False) -> Any:
+    """(carry, column results) of `body(carry, block, its part of columns)` over all blocks of the table.
+
+    The last block is written out beside the loop. A walk that ends with it and another that starts with it make its
+    logits once: they are still at hand.
 
     Args:
         side: the two sides of the table.
-        form: with the width of the blocks; a last block takes what is left over.
+        form: with the width of the blocks; the last takes what is left.
         body: gives the new carry, and arrays with one row a column of the block.
         carry: what passes from block to block.
         columns: arrays of m rows, cut along with the texts.
+        last_first: start with the last block.
     """
     m = side.text.shape[0]
     width = min(form.block or width_of_block(side.image.shape[0], m), m)
-    whole = m // width
+    looped = (m - 1) // width  # the last block, whole or not, stands outside the loop
 
     def one(carry: Any, start: Any, cut: Callable[[jax.Array], jax.Array]) -> tuple[Any, Any]:
         block = _block(side, cut(side.text), None if side.ids is None else cut(side.ids), start)
@@ -151,12 +156,18 @@ def walk(side: Side, form: Form, body: Callable[[Any, Block, Any], tuple[Any, An
         start = index * width
         return one(carry, start, lambda rows: lax.dynamic_slice_in_dim(rows, start, width))
 
-    carry, results = lax.scan(step, carry, jnp.arange(whole))
-    results = jax.tree.map(lambda rows: rows.reshape(whole * width, *rows.shape[2:]), results)
-    if m % width:
-        carry, last = one(carry, whole * width, lambda rows: rows[whole * width:])
-        results = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), results, last)
-    return carry, results
+    def end(carry: Any) -> tuple[Any, Any]:
+        return one(carry, looped * width, lambda rows: rows[looped * width:])
+
+    if looped == 0:
+        return end(carry)
+    if last_first:
+        carry, last = end(carry)
+    carry, results = lax.scan(step, carry, jnp.arange(looped))
+    if not last_first:
+        carry, last = end(carry)
+    return carry, jax.tree.map(lambda many, rest: jnp.concatenate([many.reshape(-1, *rest.shape[1:]), rest]),
+                               results, last)
 
 
 def pull_back(side: Side, block: Block, slopes: Float[jax.Array, "n c"], frozen_text: bool) -> tuple:

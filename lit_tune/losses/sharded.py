@@ -20,6 +20,8 @@ from lit_tune.losses.blocks import Form
 OnDevice = Callable[..., tuple]  # (side, scale[, bias], form, gradient) -> (loss, metrics, gradients or None)
 Scalars = tuple[jax.Array, ...]  # log_scale and perhaps the bias, each (k,) for k widths
 
+_SHORTEST = 1e-24  # square of the length of a cut row: its power -3/2, in the gradient, is still finite
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def evaluate(
@@ -103,8 +105,8 @@ def cut(rows: Float[jax.Array, "n d"], dim: int) -> Float[jax.Array, "n k"]:
     if dim == rows.shape[1]:
         return rows
     rows = rows[:, :dim]
-    length = lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(rows), axis=1, keepdims=True), jnp.finfo(jnp.float32).tiny))
-    return rows * length
+    squares = jnp.sum(jnp.square(rows), axis=1, keepdims=True)
+    return rows * lax.rsqrt(jnp.maximum(squares, _SHORTEST))
 
 
 def _cut_text(text: jax.Array, dim: int, free: bool) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:

@@ -3,6 +3,12 @@
 Two walks over the blocks of columns. The first sums the exponentials of every row, which one device holds whole, and
 of every column, which are summed over devices: m floats cross, no image does. The second, for the gradient, makes the
 probabilities again and multiplies them with the texts.
+
+Errors where the text is bfloat16, at scale 100: the scaled image is rounded by 2^-8 of each coordinate at most, so a
+logit is wrong by d <= 100 2^-8 sum_k |x_k t_k| <= 0.4 and the loss by 2 d at most. A probability is wrong by a factor
+exp(2 d), and once more by 2^-8 for its own rounding; slopes of own pairs are rounded after the 1 is off. The errors
+of a logit's many terms have no common sign: 1,024 random pairs of width 768 show a loss wrong by 1e-4 (loss 6) to
+5e-4 (loss 0.002) of itself, image gradients by 2e-3 to 4e-3, and 1e-2 where the loss is below 1e-6.
 """
 
 import math
@@ -61,11 +67,11 @@ def reach(side: Side, form: Form) -> Float[jax.Array, ""]:
 
     For unit rows it is the scale; measured, it also holds for rows that rounding to bfloat16 has made longer.
     """
-    squares = [jnp.max(jnp.sum(jnp.square(jnp.float32(rows)), axis=1))
-               for rows in (side.image, blocks.share(side.text, form.mesh))]
+    squares = jnp.stack([jnp.max(jnp.sum(jnp.square(jnp.float32(rows)), axis=1))
+                         for rows in (side.image, blocks.share(side.text, form.mesh))])
     # NaN is no larger and no smaller than anything: devices must not choose different branches over it.
-    squares = jnp.nan_to_num(jnp.stack(squares), nan=jnp.inf)
-    return jnp.sqrt(jnp.prod(blocks.largest(squares, form.mesh)))
+    squares = jnp.where(jnp.isnan(squares), jnp.inf, squares)
+    return jnp.prod(jnp.sqrt(blocks.largest(squares, form.mesh)))
 
 
 def fixed_shift_holds(reach: Float[jax.Array, ""], longest: int) -> Bool[jax.Array, ""]:
@@ -144,9 +150,10 @@ def _pull_back(side: Side, form: Form, columns: jax.Array | tuple, probabilities
     """Sums over the table of (both probabilities - 2 own) x the other side: the gradients but for a factor."""
 
     def add(image: jax.Array, block: Block, column: jax.Array | tuple) -> tuple:
+        block = block._replace(logits=lax.optimization_barrier(block.logits))
         # The own pair's 2 goes off before the slopes are rounded: near the end of training they nearly cancel.
         p = probabilities(block, column)
         more, text = blocks.pull_back(side, block, jnp.where(block.own, p - 2, p), form.frozen_text)
         return image + more, text
 
-    return blocks.walk(side, form, add, jnp.zeros(side.image.shape, jnp.float32), columns)
+    return blocks.walk(side, form, add, jnp.zeros(side.image.shape, jnp.float32), columns, last_first=True)

@@ -32,18 +32,22 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (d_in, d_out), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((d_out,), jnp.float32)) if bias else None
 
-    def __call__(self, x: Float[Array, "*b d_in"], dtype: DTypeLike) -> Float[Array, "*b d_out"]:
-        return project(x, [self], dtype)
+    def __call__(
+        self, x: Float[Array, "*b d_in"], dtype: DTypeLike, norm: "LayerNorm | None" = None
+    ) -> Float[Array, "*b d_out"]:
+        return project(x, [self], dtype, norm)
 
 
-def project(x: Float[Array, "*b d_in"], linears: list[Linear], dtype: DTypeLike) -> Float[Array, "*b d_out"]:
-    """All `linears` applied to `x`, side by side on the last axis, as one matmul.
+def project(
+    x: Float[Array, "*b d_in"], linears: list[Linear], dtype: DTypeLike, norm: "LayerNorm | None" = None
+) -> Float[Array, "*b d_out"]:
+    """All `linears` applied to `x`, or to `norm` of it, side by side on the last axis, as one matmul.
 
     Parameters stay apart (q, k, v and gate, value have separate names in peers and optimizers); joining their kernels
     at trace time costs a copy of the weights and saves two passes over the activations.
     """
     kernel = jnp.concatenate([linear.kernel[...] for linear in linears], axis=1)
-    return affine(x, kernel, joined_bias(linears), dtype)
+    return normed_affine(x, kernel, joined_bias(linears), dtype, norm)
 
 
 def joined_bias(linears: list[Linear]) -> Float[Array, " d_out"] | None:
@@ -53,6 +57,23 @@ def joined_bias(linears: list[Linear]) -> Float[Array, " d_out"] | None:
     widths = [linear.kernel.shape[1] for linear in linears]
     parts = [jnp.zeros(w) if li.bias is None else li.bias[...] for li, w in zip(linears, widths, strict=True)]
     return jnp.concatenate(parts)
+
+
+def normed_affine(
+    x: Float[Array, "*b d_in"], kernel: Float[Array, "d_in d_out"], bias: Float[Array, " d_out"] | None,
+    dtype: DTypeLike, norm: "LayerNorm | None",
+) -> Float[Array, "*b d_out"]:
+    """norm(x) @ kernel + bias; the norm's scale and bias act on the weights.
+
+    (s y + t) @ W + b = y @ (s W) + (t @ W + b): so the gradients of s and t come from the small gradient of the
+    weights, where they would cost two passes over all tokens.
+    """
+    if norm is None:
+        return affine(x, kernel, bias, dtype)
+    if norm.bias is not None:
+        shift = jnp.matmul(norm.bias[...], kernel, precision=jax.lax.Precision.HIGHEST)
+        bias = shift if bias is None else bias + shift
+    return affine(standardize(x, norm.eps), norm.scale[...][:, None] * kernel, bias, dtype)
 
 
 def affine(
@@ -66,7 +87,34 @@ def affine(
     # makes that product twice as slow.
     rows = x.astype(dtype).reshape(-1, x.shape[-1])  # (b * n, d_in)
     y = jnp.matmul(rows, kernel.astype(dtype), precision=matmul_precision(dtype)).reshape(*x.shape[:-1], -1)
-    return y if bias is None else y + bias.astype(dtype)
+    return y if bias is None else add_bias(y, bias)
+
+
+@jax.custom_vjp
+def add_bias(y: Float[Array, "*b d"], bias: Float[Array, " d"]) -> Float[Array, "*b d"]:
+    """y + bias in the dtype of `y`; the bias's gradient is summed in float32.
+
+    In bfloat16 the sum over the rows is a product with ones: a TPU's vector units take as long for it as its matrix
+    units for the gradient of the weights, and the sum would be rounded to bfloat16.
+    """
+    return y + bias.astype(y.dtype)
+
+
+def _add_bias(y: Array, bias: Array) -> tuple[Array, None]:
+    return add_bias(y, bias), None
+
+
+def _add_bias_gradients(_: None, g: Float[Array, "*b d"]) -> tuple[Array, Array]:
+    rows = tuple(range(g.ndim - 1))
+    if g.dtype == jnp.float32:
+        return g, jnp.sum(g, axis=rows)
+    # Eight equal rows: one would be turned back into the slow sum.
+    ones = jnp.ones((8, *g.shape[:-1]), g.dtype)
+    contract = (tuple(axis + 1 for axis in rows), rows)
+    return g, jax.lax.dot_general(ones, g, (contract, ((), ())), preferred_element_type=jnp.float32)[0]
+
+
+add_bias.defvjp(_add_bias, _add_bias_gradients)
 
 
 class LayerNorm(nnx.Module):
@@ -94,7 +142,7 @@ def layer_norm(
 
     The gradient is written by hand: it needs the input and two numbers a row, where automatic differentiation keeps
     three float32 arrays and passes over them six times (a whole training step of the quick start's tower is 1.3 times
-    faster; at bfloat16 the kept bytes are a sixth).
+    faster; at bfloat16 the kept bytes are a sixth). Where a Linear follows, `normed_affine` is cheaper still.
     """
     return _layer_norm(x, scale, bias, eps)[0]
 
@@ -102,8 +150,13 @@ def layer_norm(
 def _layer_norm(x: Array, scale: Array | None, bias: Array | None, eps: float) -> tuple[Array, tuple]:
     wide = x.astype(jnp.float32)
     mean = jnp.mean(wide, axis=-1, keepdims=True)  # (*b, 1)
-    # The two-pass variance: E[x^2] - E[x]^2 cancels where the mean is large against the spread.
-    rstd = jax.lax.rsqrt(jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True) + eps)
+    if x.dtype == jnp.float32:
+        # The two-pass variance: E[x^2] - E[x]^2 cancels where the mean is large against the spread.
+        variance = jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)
+    else:
+        # One pass: what cancels in float32 is less than what bfloat16 has rounded away before.
+        variance = jnp.maximum(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) - jnp.square(mean), 0.0)
+    rstd = jax.lax.rsqrt(variance + eps)
     y = (wide - mean) * rstd
     y = y if scale is None else y * scale
     return (y if bias is None else y + bias).astype(x.dtype), (x, mean, rstd, scale, bias)
@@ -224,11 +277,12 @@ class Attention(nnx.Module):
         self.proj = Linear(width, width, bias=proj, std=proj_std, rngs=rngs)
 
     def qkv(
-        self, x: Float[Array, "b n d"], rope: tuple[Array, Array] | None, dtype: DTypeLike
+        self, x: Float[Array, "b n d"], rope: tuple[Array, Array] | None, dtype: DTypeLike,
+        norm: LayerNorm | None = None,
     ) -> tuple[Float[Array, "b n h k"], Float[Array, "b n h k"], Float[Array, "b n h k"]]:
-        """Queries, keys (both rotated) and values."""
-        kernels, bias = self._kernels(), self._joined_bias()
-        joined = affine(x, jnp.concatenate(kernels, axis=1), bias, dtype)  # (b, n, 3 d)
+        """Queries, keys (both rotated) and values of `x`, or of `norm` of it."""
+        kernel, bias = jnp.concatenate(self._kernels(), axis=1), self._joined_bias()
+        joined = normed_affine(x, kernel, bias, dtype, norm)  # (b, n, 3 d)
         joined = joined.reshape(*x.shape[:2], 3, self.num_heads, -1)  # (b, n, 3, h, k)
         q, k, v = (checkpoint_name(joined[:, :, i], name) for i, name in enumerate("qkv"))
         return (q, k, v) if rope is None else (rotate(q, *rope), rotate(k, *rope), v)
@@ -246,16 +300,17 @@ class Attention(nnx.Module):
         return jnp.concatenate([deinterleave(q, self.num_heads), deinterleave(k, self.num_heads), v])
 
     def _fused(
-        self, x: Float[Array, "b n d"], rope: tuple[Array, Array] | None, kernel: Kernel, dtype: DTypeLike
+        self, x: Float[Array, "b n d"], rope: tuple[Array, Array] | None, kernel: Kernel, dtype: DTypeLike,
+        norm: LayerNorm | None,
     ) -> Float[Array, "b n d"]:
         """The joined heads, by the kernel of an accelerator."""
         if kernel.name == "cudnn":
-            return cudnn_attention(*self.qkv(x, rope, dtype), kernel).reshape(x.shape)
+            return cudnn_attention(*self.qkv(x, rope, dtype, norm), kernel).reshape(x.shape)
         bias = self._joined_bias()
         biases = [None] * 3 if bias is None else jnp.split(bias, 3)
         # Three products: the parts of one joined product would be copied before the kernel can read them.
         q, k, v = (
-            checkpoint_name(affine(x, w, b, dtype), name)
+            checkpoint_name(normed_affine(x, w, b, dtype, norm), name)
             for w, b, name in zip(self._kernels(), biases, "qkv", strict=True)
         )
         return pallas_attention(q, k, v, rope, x.shape[-1] // self.num_heads, kernel)
@@ -268,23 +323,23 @@ class Attention(nnx.Module):
         mask: Bool[Array, "#b #n n"] | None = None,
         bias: Float[Array, "h n n"] | None = None,
         kernel: Kernel = EINSUM,
+        norm: LayerNorm | None = None,
         dtype: DTypeLike,
     ) -> Float[Array, "b n d"]:
-        """(b, n, d). A remat policy may keep "q", "k", "v" (before the rotation) and "attention" (the joined heads).
+        """(b, n, d) of `x`, or of `norm` of it.
+
+        A remat policy may keep "q", "k", "v" (before the rotation) and "attention" (the joined heads).
 
         Raises:
             ValueError: a mask or a bias for a kernel that takes none.
         """
         if kernel.name == "einsum":
-            joined = attention(*self.qkv(x, rope, dtype), mask, bias).reshape(x.shape)  # (b, n, d)
+            joined = attention(*self.qkv(x, rope, dtype, norm), mask, bias).reshape(x.shape)  # (b, n, d)
         elif mask is not None or bias is not None:
             raise ValueError(f"attention kernel {kernel.name} takes no mask and no bias: use einsum")
         else:
-            joined = self._fused(x, rope, kernel, dtype)
-        joined = checkpoint_name(joined, "attention")
-        if self.norm is not None:
-            joined = self.norm(joined)
-        return self.proj(joined, dtype)
+            joined = self._fused(x, rope, kernel, dtype, norm)
+        return self.proj(checkpoint_name(joined, "attention"), dtype, self.norm)
 
 
 class SwiGLU(nnx.Module):
@@ -305,11 +360,15 @@ class SwiGLU(nnx.Module):
         self.norm = None if norm_eps is None else LayerNorm(mlp_dim, norm_eps)
         self.fc2 = Linear(mlp_dim, width, bias=bias, std=fc2_std, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b n d"]:
-        gate, value = jnp.split(project(x, [self.fc1_g, self.fc1_x], dtype), 2, axis=-1)  # (b, n, m) each
+    def __call__(
+        self, x: Float[Array, "b n d"], dtype: DTypeLike, norm: LayerNorm | None = None
+    ) -> Float[Array, "b n d"]:
+        if dtype == jnp.float32:  # a CPU: one product is faster
+            gate, value = jnp.split(project(x, [self.fc1_g, self.fc1_x], dtype, norm), 2, axis=-1)  # (b, n, m) each
+        else:  # an accelerator: the activation joins the second product, and nothing is split or put together again
+            gate, value = self.fc1_g(x, dtype, norm), self.fc1_x(x, dtype, norm)
         gate, value = checkpoint_name(gate, "gate"), checkpoint_name(value, "value")
-        hidden = jax.nn.silu(gate) * value
-        return self.fc2(hidden if self.norm is None else self.norm(hidden), dtype)
+        return self.fc2(jax.nn.silu(gate) * value, dtype, self.norm)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -340,8 +399,10 @@ class Mlp(nnx.Module):
         self.fc1 = Linear(width, mlp_dim, rngs=rngs)
         self.fc2 = Linear(mlp_dim, width, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b n d"]:
-        return self.fc2(ACTIVATIONS[self.act](checkpoint_name(self.fc1(x, dtype), "hidden")), dtype)
+    def __call__(
+        self, x: Float[Array, "b n d"], dtype: DTypeLike, norm: LayerNorm | None = None
+    ) -> Float[Array, "b n d"]:
+        return self.fc2(ACTIVATIONS[self.act](checkpoint_name(self.fc1(x, dtype, norm), "hidden")), dtype)
 
 
 class PreNormBlock(nnx.Module):
@@ -364,8 +425,8 @@ class PreNormBlock(nnx.Module):
         kernel: Kernel = EINSUM,
         dtype: DTypeLike,
     ) -> Float[Array, "b n d"]:
-        x = x + self.attn(self.norm1(x), rope=rope, mask=mask, kernel=kernel, dtype=dtype)
-        return x + self.mlp(self.norm2(x), dtype)
+        x = x + self.attn(x, norm=self.norm1, rope=rope, mask=mask, kernel=kernel, dtype=dtype)
+        return x + self.mlp(x, dtype, self.norm2)
 
 
 class PostNormBlock(nnx.Module):

@@ -96,7 +96,7 @@ def embed_image(
         image: uint8 RGB; float pictures are taken as normalised already.
         mean, std: of the tower's description, RGB.
         dtype: compute dtype of the tower; pixels are normalised and vectors scaled in float32 whatever it is.
-        options: `keep` and `remat` of `VisionTower.__call__`, for training.
+        options: `keep`, `remat` and `kernel` of `VisionTower.__call__`, for training.
     """
     pixels = normalize_pixels(image, mean, std) if image.dtype == jnp.uint8 else image
     pooled = tower.apply(params, pixels, dtype=dtype, **options)

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from lit_tune.errors import ConfigError, explain
+from lit_tune.models.attention.choice import EINSUM, Kernel
 from lit_tune.models.heads import POOLS, MapHead, NomicHead
 from lit_tune.models.layers import LayerNorm, Linear, affine, attention_logits
 
@@ -143,7 +144,8 @@ class VisionTower(nnx.Module):
     """A tower. Attribute paths are parameter names: blocks/0/attn/q/kernel.
 
     Attributes:
-        block: class of the family's blocks: made as block(spec, index, rngs=), called as block(x, rope=, dtype=).
+        block: class of the family's blocks: made as block(spec, index, rngs=), called as block(x, rope=, kernel=,
+            dtype=).
     """
 
     block: ClassVar[type[nnx.Module]]
@@ -222,11 +224,12 @@ class VisionTower(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         keep: Int[Array, "b m"] | None = None,
         remat: str = "none",
+        kernel: Kernel = EINSUM,
     ) -> Float[Array, "b n d"]:
         """The tokens after the last block and the final norm, in `dtype`."""
         x, rope = self.embeddings(image, keep, dtype)
         for block in self.blocks:
-            x = remember(remat, lambda y, block=block: block(y, rope=rope, dtype=dtype))(x)
+            x = remember(remat, lambda y, block=block: block(y, rope=rope, kernel=kernel, dtype=dtype))(x)
         return x if self.norm is None else self.norm(x)
 
     def __call__(
@@ -236,6 +239,7 @@ class VisionTower(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         keep: Int[Array, "b m"] | None = None,
         remat: str = "none",
+        kernel: Kernel = EINSUM,
     ) -> Float[Array, "b out"] | Float[Array, "b n d"]:
         """The pooled vector, float32, not L2-normalised (with pool "none": the tokens).
 
@@ -244,8 +248,9 @@ class VisionTower(nnx.Module):
             dtype: compute dtype.
             keep: numbers of the patches that each picture keeps (patch dropout), or None for all.
             remat: of `remember`.
+            kernel: of the blocks' self-attention.
         """
-        return self.pool(self.trunk(image, dtype=dtype, keep=keep, remat=remat), dtype)
+        return self.pool(self.trunk(image, dtype=dtype, keep=keep, remat=remat, kernel=kernel), dtype)
 
     def pool(self, x: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b out"] | Float[Array, "b n d"]:
         """The pooled (and projected) vector of the trunk's tokens, float32."""

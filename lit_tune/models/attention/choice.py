@@ -14,7 +14,7 @@ from lit_tune.models.attention.bodies import LANES
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A kernel of self-attention and the devices that it runs on; hashable, so that a jitted function may close over it.
+    """A kernel of self-attention and the devices that it runs on; hashable, so it may be a static argument of jit.
 
     Attributes:
         name: "einsum" (plain products, everywhere), "pallas" (TPU) or "cudnn" (NVIDIA).
@@ -69,7 +69,8 @@ def choose(
         return Kernel(fitting[0], mesh) if fitting else EINSUM
     if requested not in reasons:
         raise ConfigError(explain(
-            "config.vision.attention", expected="auto | einsum | pallas | cudnn", found=requested, do="take one of these"))
+            "config.vision.attention", expected="auto | einsum | pallas | cudnn", found=requested,
+            do="take one of them"))
     if reasons[requested] is not None:
         expected, found = reasons[requested]
         raise ConfigError(explain(
@@ -84,8 +85,8 @@ Reason = tuple[str, object] | None  # what was expected and what was found; None
 def _no_pallas(platform: str, *, width: int, num_heads: int, tokens: int, tensor: int, dtype: DTypeLike) -> Reason:
     if platform != "tpu":
         return "a TPU", platform
-    if width % num_heads or LANES % (width // num_heads) or width // num_heads < 2:
-        return f"heads whose channels divide {LANES}", f"width={width}, num_heads={num_heads}"
+    if width % num_heads or LANES % (width // num_heads) or width // num_heads < 16:
+        return "heads of 16, 32, 64 or 128 channels", f"width={width}, num_heads={num_heads}"
     if width % (LANES * tensor):
         return f"a width on each device that is a multiple of {LANES}", f"width={width} over mesh.tensor={tensor}"
     needed = cost.vmem(tokens, jnp.dtype(dtype).itemsize)

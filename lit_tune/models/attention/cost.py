@@ -1,6 +1,7 @@
 """What the attention kernel costs, from its shapes: for the compiler's schedule, for its memory and for a plan."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 from jax.experimental import pallas as pl
@@ -11,7 +12,9 @@ SUBLANES = 8  # rows of a TPU's vector register of float32
 # Mosaic's default share of VMEM is 16 MiB on every generation; a kernel within it needs no flag of the user's.
 VMEM = 16 * 2**20
 BLOCKS = 6 * 2**20  # bytes of it for the blocks, which are held twice: one set is computed on while the next comes in
-LIVE = {"forward": 3, "backward": 5}  # float32 matrices n x n that are alive at once
+# Matrices n x n of float32 that are alive at once in the backward pass, by bytes of an input element: float32 products
+# are six bfloat16 ones of split operands. With them v5e compiles every length that `vmem` lets through.
+LIVE = {2: 4, 4: 6}
 
 
 def padded(size: int, to: int) -> int:
@@ -36,10 +39,37 @@ def groups_a_step(n: int, width: int, itemsize: int, blocks: int) -> int:
 def vmem(n: int, itemsize: int) -> int:
     """Bytes of VMEM that the backward pass, the larger of the two, needs with one group a step."""
     blocks = 2 * 7 * padded(n, 32 // itemsize) * LANES * itemsize
-    return blocks + LIVE["backward"] * padded(n, SUBLANES) * padded(n, LANES) * 4
+    return blocks + LIVE[itemsize] * padded(n, SUBLANES) * padded(n, LANES) * 4
 
 
-def estimate(arrays: list[jax.Array], tables: list[jax.Array], outputs: int, head_dim: int) -> pl.CostEstimate:
+# Arithmetic instructions on vector registers for each register of logits, everything of a pass on (n, d) arrays spread
+# over them; counted in what the compiler schedules for v5e at 197 tokens and heads of 64, bfloat16.
+VECTOR_OPS = {"forward": 15, "backward": 26}
+
+
+def passes(tokens: int, heads: int, head_dim: int, backward: bool) -> tuple[int, int]:
+    """What one picture's attention asks of the matrix unit and of the vector unit, padded as the hardware pads.
+
+    Args:
+        tokens: rows of a picture.
+        heads, head_dim: of one device.
+        backward: the backward pass instead of the forward one.
+
+    Returns:
+        flops on the matrix unit, bfloat16 (float32 inputs take six times as many), and elements of vector registers
+        that an arithmetic instruction acts on; exponentials are not in it.
+    """
+    rows, lanes = padded(tokens, 16), padded(tokens, LANES)
+    logits = 2 * rows * LANES * lanes  # a head's channels fill the depth of 128 at most half
+    if backward:
+        flops = 2 * logits + 3 * 2 * padded(head_dim, 16) * lanes * lanes
+    else:
+        flops = 2 * logits
+    ops = VECTOR_OPS["backward" if backward else "forward"]
+    return heads * flops, heads * ops * padded(tokens, SUBLANES) * lanes
+
+
+def estimate(arrays: Sequence[jax.Array], tables: Sequence[jax.Array], outputs: int, head_dim: int) -> pl.CostEstimate:
     """The plain count of a pass, unpadded: products, exponentials and bytes in and out of HBM."""
     b, n, d = arrays[0].shape
     products = 2 if outputs == 1 else 5

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lit_tune.models.attention.choice import Kernel
@@ -27,9 +28,18 @@ def pallas_attention(
 def cudnn_attention(
     q: Float[Array, "b n h k"], k: Float[Array, "b n h k"], v: Float[Array, "b n h k"], kernel: Kernel
 ) -> Float[Array, "b n h k"]:
-    """softmax(q k / sqrt(head dim)) v by cuDNN's flash attention; q and k are rotated already."""
+    """softmax(q k / sqrt(head dim)) v by cuDNN's flash attention; q and k are rotated already.
+
+    An odd number of tokens gets one more row, which the kernel is told to leave out: jax refuses odd numbers when it
+    takes gradients.
+    """
     def on_one(q: Array, k: Array, v: Array) -> Array:
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+        b, n = q.shape[:2]
+        lengths = jnp.full((b,), n, jnp.int32) if n % 2 else None
+        q, k, v = (jnp.pad(x, ((0, 0), (0, n % 2), (0, 0), (0, 0))) for x in (q, k, v))
+        out = jax.nn.dot_product_attention(
+            q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation="cudnn")
+        return out[:, :n]
 
     return _over_mesh(on_one, kernel)(q, k, v)
 
