@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BELOW_STEP = {"models", "losses", "metrics", "optim", "sharding", "checkpoint", "data", "text", "evals", "convert"}
-SUBCOMMANDS = {"import", "train", "eval", "embed", "search", "export", "cache_text", "verify", "bench"}
+SUBCOMMANDS = {"import", "train", "eval", "embed", "search", "export", "cache_text", "verify", "bench", "plan"}
 
 
 def module_files() -> dict[str, Path]:
@@ -133,6 +133,12 @@ def test_torch_and_tensorflow_are_imported_nowhere_but_where_peers_are_asked() -
         assert not roots(imports(name, lazy=name not in asking)) & peers, name
         assert "transformers" not in roots(imports(name)), f"{name}: lazily, where a tokenizer is made"
         assert name in asked_for or "integrations" not in own(name), f"{name} imports an integration"
+
+
+def test_planning_reads_names_prices_and_text_without_jax() -> None:
+    for name in ("chips", "hlo", "collectives", "cycles", "kernels", "traffic", "prices", "libtpu"):
+        assert not roots(reached(f"lit_tune.planning.{name}")) & {"jax", "flax", "optax"}, f"{name} loads jax"
+    assert not roots(reached("lit_tune.plan")) & {"jax"}, "the command sets variables before jax is imported"
 
 
 def test_configs_import_only_ml_collections_and_common() -> None:

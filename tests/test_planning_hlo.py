@@ -13,6 +13,7 @@ LAYOUT = collectives.Layout({"data": 4, "fsdp": 2, "tensor": 1}, (0,) * 8)
 RING = "source_target_pairs={{0,2},{2,4},{4,6},{6,0},{1,3},{3,5},{5,7},{7,1}}"
 TRIPS = 'backend_config={"known_trip_count":{"n":"%s"}}'
 PALLAS = 'custom_call_target="tpu_custom_call"'
+THREE = ", ".join(["bf16[2,197,768]{2,1,0}"] * 3)
 CONFIG = 'backend_config={"window_config":{"estimated_cycles":"%s"},"retry_config":{}}'
 
 
@@ -147,8 +148,7 @@ def test_pallas_calls_are_found_with_their_operands_and_how_often() -> None:
         %cos = f32[1,197,128]{2,1,0} parameter(1)
         %k.1 = bf16[2,197,768]{2,1,0} custom-call(%q, %q, %q, %cos, %cos), """ + PALLAS + """
         %k.2 = bf16[2,197,768]{2,1,0} custom-call(%q, %k.1, %q, %cos, %cos), """ + PALLAS + """
-        ROOT %k.3 = (""" + ", ".join(["bf16[2,197,768]{2,1,0}"] * 3) + """) custom-call(%q, %q, %q, %k.2, %cos, %cos), """ + (
-            PALLAS) + """
+        ROOT %k.3 = (""" + THREE + """) custom-call(%q, %q, %q, %k.2, %cos, %cos), """ + PALLAS + """
     """)
     found = kernels.find(text)
     assert sorted((one.products, one.times) for one in found) in ([(2, 1), (2, 1), (5, 1)], [(2, 2), (5, 1)])

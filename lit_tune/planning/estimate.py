@@ -21,6 +21,13 @@ TRUST = (
 Figures = dict[str, Any]
 
 
+# What only a program that fits can tell: the keys are there for any other too, empty.
+EMPTY: Figures = {"collectives": []} | dict.fromkeys([
+    "flops_model", "flops_xla", "est_cycles", *(f"{name}_{end}" for name in (
+        "est_ms", "mfu", "pairs_per_s_per_chip", "run_hours", "chip_hours", "cost_usd") for end in ("low", "high")),
+    "images_per_s_per_host"])
+
+
 def memory(compiled: Compiled, chip: Chip) -> Figures:
     """The keys about one device's memory, GiB."""
     def gib(amount: int | None) -> float | None:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from lit_tune import config as config_lib
 from lit_tune.errors import ConfigError
 from lit_tune.planning.chips import Slice, larger
 from lit_tune.planning.compiling import GIB, Compiled, Compiler, changed
@@ -79,9 +80,11 @@ def _of(config: ConfigDict, slice_: Slice, changes: dict[str, Any], guess: float
     """The try, if the config can have it."""
     text = " ".join(f"--config.{key}={value}" for key, value in changes.items()) or f"--topology={slice_.topology}"
     try:
-        yield Try(text, changed(config, changes), slice_, guess)
+        other = changed(config, changes)
+        config_lib.check_devices(other, slice_.chips)
     except ConfigError:  # another setting excludes it: no way out, and none is offered
         return
+    yield Try(text, other, slice_, guess)
 
 
 def _kind_is_there(found: list[dict[str, Any]], word: str) -> bool:
