@@ -93,6 +93,7 @@ def text() -> ConfigDict:
     c.sha256 = ""  # expected digest of the weight file; "" takes the pinned one of a shipped name, or accepts any
     c.prefix = "search_query: "  # put before every caption
     c.max_length = 77  # tokens, prefix and special tokens included
+    c.length_buckets = ()  # live: tokens, rising, that groups of short texts are cut to, e.g. (24, 32, 48)
     c.pool = "mean"  # mean | cls | last of the last hidden states; CLIP and SigLIP pool by their own rule
     c.layer_norm = True  # LayerNorm without affine on the pooled vector (nomic-embed-text-v1.5)
     c.dim = 0  # keep only the first `dim` numbers of the vector (after layer_norm, before L2); 0 keeps all

@@ -37,7 +37,7 @@ RANGES = {
     "vision.norm_eps": "(0, 1)", "vision.sub_ln_eps": "(0, 1)", "vision.pool_norm_eps": "(0, 1)",
     "vision.pool_mlp_dim": "[1, inf)", "vision.embed_dim": "[0, inf)", "vision.patch_dropout": "[0, 1)",
     "vision.freeze_blocks": "[-1, inf)",
-    "text.max_length": "[3, inf)", "text.dim": "[0, inf)",
+    "text.max_length": "[3, inf)", "text.length_buckets": "[3, inf)", "text.dim": "[0, inf)",
     "loss.logit_scale_init": "(-inf, inf)", "loss.logit_scale_max": "[0, inf)", "loss.logit_bias_init": "(-inf, inf)",
     "loss.extra_negatives": "[0, inf)", "loss.matryoshka_dims": "[1, inf)", "loss.text_bank": "[0, inf)",
     "optim.lr": "(0, inf)", "optim.lr_base_batch": "[1, inf)", "optim.warmup_steps": "[0, inf)",
@@ -120,6 +120,10 @@ def check_devices(config: ConfigDict, device_count: int, process_count: int = 1)
     _require(config.global_batch % rows == 0, "global_batch", f"a multiple of {rows} (devices that share the batch)",
              config.global_batch, f"use {' or '.join(map(str, allowed))}")
     extra = config.loss.extra_negatives
+    fsdp = device_count // fixed if free == ["fsdp"] else sizes["fsdp"]
+    _require(not config.text.length_buckets or fsdp * tensor == 1, "text.length_buckets",
+             "() where mesh.fsdp or mesh.tensor cut", config.text.length_buckets,
+             "leave it out, or spread over mesh.data only")
     micro = config.micro_batches
     _require(config.global_batch % (rows * micro) == 0, "micro_batches",
              f"a divisor of {config.global_batch // rows}, the pairs a device", micro,
@@ -186,6 +190,12 @@ def _check_text_and_loss(config: ConfigDict) -> None:
     """Settings of the text side and the loss that exclude each other."""
     _require(bool(config.text.model), "text.model", "a folder, a hub id or a pinned name", "''",
              "for example all-MiniLM-L6-v2")
+    buckets = config.text.length_buckets
+    _require(not buckets or config.text.source == "live", "text.length_buckets", "() where text.source is cached",
+             buckets, "leave it out")
+    _require(list(buckets) == sorted(set(buckets)) and all(size < config.text.max_length for size in buckets),
+             "text.length_buckets", f"rising lengths below text.max_length={config.text.max_length}", buckets,
+             "change them")
     sha256 = config.text.sha256
     _require(not sha256 or re.fullmatch("[0-9a-f]{64}", sha256) is not None, "text.sha256", "64 hex digits or ''",
              sha256, "copy it again")

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32
 from ml_collections import ConfigDict
 
-from lit_tune import losses, sharding, tree
+from lit_tune import live_text, losses, sharding, tree
 from lit_tune.models import two_towers
 from lit_tune.models.attention.choice import Kernel, choose
 from lit_tune.models.functional import Tower
@@ -178,7 +178,9 @@ def embed_texts(model: Forward, text_params: tree.Tree, batch: Batch) -> Texts:
     if model.text_tower is None:
         own = batch["ztxt"]  # (b, d), the frozen tower's vectors, computed once
     else:
-        own = _live_texts(model, text_params, batch["input_ids"], batch["attention_mask"])
+        own = live_text.embed(model.text_tower, text_params, batch["input_ids"], batch["attention_mask"],
+                              dtype=model.dtype, mesh=model.mesh, lengths=model.config.text.length_buckets,
+                              parts=model.config.micro_batches)
     # The gather of the text is the loss's only large traffic: half the bytes where the towers compute in bfloat16.
     parts = [(own.astype(model.dtype), batch["caption_id"])]
     parts += [(batch[f"{kind}_ztxt"].astype(model.dtype), batch[f"{kind}_caption_id"])
@@ -227,17 +229,6 @@ def _patches(config: ConfigDict) -> tuple[int, int]:
     height, width = config.vision.image_size
     patches = (height // config.vision.patch_size) * (width // config.vision.patch_size)
     return patches, max(1, round(patches * (1 - config.vision.patch_dropout)))
-
-
-def _live_texts(model: Forward, params: tree.Tree, input_ids: Array, mask: Array) -> Array:
-    """ztxt float32 (b, d) of token ids, in as many parts as the pictures."""
-    def embed(ids: Array, mask: Array) -> Array:
-        return two_towers.embed_text(model.text_tower, params, ids, mask, dtype=model.dtype)
-
-    if model.config.micro_batches == 1:
-        return embed(input_ids, mask)
-    cut = Parts.of(model)
-    return cut.join(jax.lax.map(lambda i: embed(cut.part(input_ids, i), cut.part(mask, i)), cut.numbers))
 
 
 def _beside(columns: tuple[Array, ...], shards: int, mesh: Mesh) -> Array:

@@ -13,9 +13,10 @@ import pytest
 from ml_collections import ConfigDict
 from test_distributed import finish, start
 
-from lit_tune import config as config_module, forward, losses, sharding, step as step_module, tree
+from lit_tune import config as config_module, forward, live_text, losses, sharding, step as step_module, tree
 from lit_tune.losses import plain
 from lit_tune.models import two_towers
+from lit_tune.models.bert import BertSpec
 
 ROWS, WIDTH, STEPS = 16, 16, 5
 
@@ -156,6 +157,26 @@ def test_every_way_to_save_memory_trains_the_same_parameters(way: str) -> None:
     assert_close(states[-1], on_one_device()[0][-1])
     for ours, theirs in zip(log, on_one_device()[1], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("devices", "parts"), [(1, 1), (4, 1), (2, 4)])
+def test_texts_cut_to_their_lengths_have_the_vectors_of_padded_ones(devices: int, parts: int) -> None:
+    spec = BertSpec(vocab_size=40, max_positions=12, type_vocab=2, width=WIDTH, depth=1, num_heads=2, mlp_dim=32,
+                    norm_eps=1e-12, pool="mean", layer_norm=False, dim=0)
+    tower, rng = two_towers.tower_of(spec), np.random.default_rng(8)
+    params = jax.tree.map(lambda leaf: jnp.float32(rng.normal(0, 0.3, leaf.shape)), tower.abstract())
+    ids = jnp.asarray(rng.integers(0, 40, (48, 12)), jnp.int32)
+    mask = jnp.int32(np.arange(12) < rng.integers(1, 13, (48, 1)))
+    mesh, lengths = mesh_of(devices), (3, 6)
+
+    def embed(ids: jax.Array, mask: jax.Array) -> jax.Array:
+        return live_text.embed(tower, params, ids, mask, dtype=jnp.float32, mesh=mesh, lengths=lengths, parts=parts)
+
+    rows = sharding.batch_sharding(mesh)
+    cut = jax.jit(embed, in_shardings=(rows, rows))(ids, mask)
+    np.testing.assert_allclose(cut, two_towers.embed_text(tower, params, ids, mask), atol=2e-6)
+    shapes = str(jax.make_jaxpr(embed)(ids, mask))
+    assert all(f",{length}]" in shapes for length in lengths)  # the short branches are there
 
 
 def test_nested_widths_are_trained_at_temperatures_of_their_own() -> None:
