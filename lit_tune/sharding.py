@@ -4,6 +4,7 @@ import re
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from ml_collections import ConfigDict
 
@@ -34,7 +35,7 @@ def make_mesh(config: ConfigDict, devices: list[jax.Device] | None = None) -> Me
         devices: the devices to use; None takes all of them.
 
     Raises:
-        ConfigError: the axes do not multiply to the number of devices.
+        ConfigError: the axes do not multiply to the number of devices, or fsdp or tensor would cross slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
@@ -46,7 +47,17 @@ def make_mesh(config: ConfigDict, devices: list[jax.Device] | None = None) -> Me
             found=f"data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}",
             do="set one axis to -1 to take what is left"))
     # Auto axes: the compiler places the collectives; make_mesh would otherwise give Explicit ones (jax >= 0.9).
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    axis_types = (AxisType.Auto,) * 3
+    slices = len({getattr(device, "slice_index", 0) for device in devices})  # only TPUs have slices
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=axis_types, devices=devices)
+    # Only the data axis crosses the slow network between slices: once a step, with the gradients.
+    if sizes[0] % slices:
+        raise errors.ConfigError(errors.explain(
+            "config.mesh.data", expected=f"a multiple of the {slices} slices", found=sizes[0],
+            do="lower fsdp or tensor: they stay inside a slice"))
+    inside = (sizes[0] // slices, *sizes[1:])
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices), AXES, axis_types=axis_types)
 
 
 def spec_of(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:

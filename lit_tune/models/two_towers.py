@@ -1,6 +1,7 @@
 """Unit vectors of pictures and texts in one space: the only model API that the step and the evaluations use."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,8 +99,8 @@ def embed_image(
         dtype: compute dtype of the tower; pixels are normalised and vectors scaled in float32 whatever it is.
         options: `keep`, `remat` and `kernel` of `VisionTower.__call__`, for training.
     """
-    pixels = normalize_pixels(image, mean, std) if image.dtype == jnp.uint8 else image
-    pooled = tower.apply(params, pixels, dtype=dtype, **options)
+    pixels = functools.partial(normalize_pixels, mean=mean, std=std) if image.dtype == jnp.uint8 else None
+    pooled = tower.apply(params, image, dtype=dtype, pixels=pixels, **options)
     return l2_normalize(pooled)
 
 

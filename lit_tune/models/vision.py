@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models.attention.choice import EINSUM, Kernel
@@ -101,6 +101,9 @@ def resample_positions(
     return jnp.concatenate([table[:, :prefix], patches.reshape(1, new[0] * new[1], -1)], axis=1)
 
 
+Image = Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
+Pixels = Callable[[Image], Float[Array, "b h w 3"]]
+
 # Results inside a block that are worth their memory: each costs a matmul or the attention to compute again.
 WORTH_KEEPING = ("q", "k", "v", "attention", "gate", "value", "hidden")
 
@@ -182,7 +185,7 @@ class VisionTower(nnx.Module):
         return 0.02 * jax.random.normal(rngs.params(), shape, jnp.float32)
 
     def embeddings(
-        self, image: Float[Array, "b h w 3"], keep: Int[Array, "b m"] | None, dtype: DTypeLike
+        self, image: Image, keep: Int[Array, "b m"] | None, dtype: DTypeLike, pixels: Pixels | None = None
     ) -> tuple[Float[Array, "b n d"], tuple[Array, Array] | None]:
         """The first block's input, class token first, and the rotary tables of its tokens or None.
 
@@ -195,7 +198,10 @@ class VisionTower(nnx.Module):
             raise ConfigError(explain("image", expected=f"multiples of {p} pixels", found=(h, w), do="resize it"))
         grid = (h // p, w // p)
         prefix = int(spec.class_token)
-        x = self.patch_embed(image, dtype)  # (b, patches, d)
+        if pixels is None:
+            x = self.patch_embed(image, dtype)  # (b, patches, d)
+        else:  # bytes are kept for the backward pass, not the numbers made of them
+            x = jax.checkpoint(lambda image: self.patch_embed(pixels(image), dtype))(image)
         if self.cls_token is not None:
             token = jnp.broadcast_to(self.cls_token[...].astype(dtype), (b, 1, spec.width))
             x = jnp.concatenate([token, x], axis=1)
@@ -219,38 +225,42 @@ class VisionTower(nnx.Module):
 
     def trunk(
         self,
-        image: Float[Array, "b h w 3"],
+        image: Image,
         *,
         dtype: DTypeLike = jnp.float32,
         keep: Int[Array, "b m"] | None = None,
         remat: str = "none",
         kernel: Kernel = EINSUM,
+        pixels: Pixels | None = None,
     ) -> Float[Array, "b n d"]:
         """The tokens after the last block and the final norm, in `dtype`."""
-        x, rope = self.embeddings(image, keep, dtype)
+        x, rope = self.embeddings(image, keep, dtype, pixels)
         for block in self.blocks:
             x = remember(remat, lambda y, block=block: block(y, rope=rope, kernel=kernel, dtype=dtype))(x)
         return x if self.norm is None else self.norm(x)
 
     def __call__(
         self,
-        image: Float[Array, "b h w 3"],
+        image: Image,
         *,
         dtype: DTypeLike = jnp.float32,
         keep: Int[Array, "b m"] | None = None,
         remat: str = "none",
         kernel: Kernel = EINSUM,
+        pixels: Pixels | None = None,
     ) -> Float[Array, "b out"] | Float[Array, "b n d"]:
         """The pooled vector, float32, not L2-normalised (with pool "none": the tokens).
 
         Args:
-            image: float32, normalised with the tower's mean and std.
+            image: float32, normalised with the tower's mean and std; or what `pixels` makes that of.
             dtype: compute dtype.
             keep: numbers of the patches that each picture keeps (patch dropout), or None for all.
             remat: of `remember`.
             kernel: of the blocks' self-attention.
+            pixels: from `image` to normalised pixels, computed again in the backward pass; None: they are that.
         """
-        return self.pool(self.trunk(image, dtype=dtype, keep=keep, remat=remat, kernel=kernel), dtype)
+        tokens = self.trunk(image, dtype=dtype, keep=keep, remat=remat, kernel=kernel, pixels=pixels)
+        return self.pool(tokens, dtype)
 
     def pool(self, x: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b out"] | Float[Array, "b n d"]:
         """The pooled (and projected) vector of the trunk's tokens, float32."""

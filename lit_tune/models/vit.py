@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from lit_tune.models.layers import ACTIVATIONS, LayerNorm, PreNormBlock
-from lit_tune.models.vision import VisionSpec, VisionTower
+from lit_tune.models.vision import Image, Pixels, VisionSpec, VisionTower
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,14 +51,14 @@ class Vit(VisionTower):
         self.norm_pre = LayerNorm(spec.width, spec.norm_eps) if spec.pre_norm else None
 
     def embeddings(
-        self, image: Float[Array, "b h w 3"], keep: Int[Array, "b m"] | None, dtype: DTypeLike
+        self, image: Image, keep: Int[Array, "b m"] | None, dtype: DTypeLike, pixels: Pixels | None = None
     ) -> tuple[Float[Array, "b n d"], tuple[Array, Array] | None]:
         """The first block's input, class token first; None stands where other families have rotary tables.
 
         Raises:
             ConfigError: the image is no multiple of the patch size.
         """
-        x, rope = super().embeddings(image, keep, dtype)
+        x, rope = super().embeddings(image, keep, dtype, pixels)
         return x if self.norm_pre is None else self.norm_pre(x), rope
 
 

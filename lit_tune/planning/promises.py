@@ -31,7 +31,8 @@ def broken(config: ConfigDict, compiled: Compiled) -> list[str]:
 
 def texts(config: ConfigDict) -> tuple[int, int]:
     """(rows, width) of the texts of a step, on every device together; nobody's own texts included."""
-    return (config.global_batch + config.loss.extra_negatives, config.vision.embed_dim or config.vision.width)
+    rows = config.global_batch * (1 + config.loss.text_bank) + config.loss.extra_negatives
+    return rows, config.vision.embed_dim or config.vision.width
 
 
 def _gathers(config: ConfigDict, found: Sequence[Collective], compiled: Compiled) -> list[str]:
