@@ -16,12 +16,15 @@ class Flops(NamedTuple):
         text: of the frozen text tower, forward; 0 where its vectors are read.
         loss: of the loss, value and gradient of the pictures.
         recomputed: of what a step computes again to save memory; in no other figure.
+        avoided: of `image`, what the step does not compute: a pooling head has one query, so its scores and its mean
+            of values come from the tokens themselves, without keys and values. MFU counts the head as it is published.
     """
 
     image: float
     text: float
     loss: float
     recomputed: float
+    avoided: float
 
     @property
     def model(self) -> float:
@@ -47,15 +50,14 @@ def per_pair(config: ConfigDict, text_tower: Tower | None = None) -> Flops:
     if config.micro_batches > 1:  # the vectors of all pictures first, then each part again with its gradient
         again += forward
     text = 0.0 if text_tower is None else text_forward(text_tower, config.text.max_length)
-    return Flops(forward + backward, text, loss(config), again)
+    return Flops(forward + backward, text, loss(config), again, avoided(config))
 
 
 def image_forward(config: ConfigDict) -> dict[str, float]:
     """{patches, block (each of them), pool, head} of one picture, forward."""
     v = config.vision
     patches = (v.image_size[0] // v.patch_size) * (v.image_size[1] // v.patch_size)
-    kept = patches if v.patch_dropout == 0 else max(1, round(patches * (1 - v.patch_dropout)))
-    n, d = kept + int(v.class_token), v.width
+    n, d = tokens(config), v.width
     mlp = {"eva02": 3, "vit": 2}[v.family]  # kernels: SwiGLU has a gate
     block = 2 * n * (4 * d**2 + mlp * d * v.mlp_dim) + 4 * n**2 * d
     pool = 0.0
@@ -65,6 +67,23 @@ def image_forward(config: ConfigDict) -> dict[str, float]:
     projects = v.embed_dim != 0 and (v.embed_square or v.embed_dim != d)
     return {"patches": 2.0 * patches * v.patch_size**2 * 3 * d, "block": float(block), "pool": float(pool),
             "head": 2.0 * d * v.embed_dim if projects else 0.0}
+
+
+def avoided(config: ConfigDict) -> float:
+    """Of one picture, forward and backward: keys and values of all tokens, less what stands in for them."""
+    v = config.vision
+    if v.pool not in ("map", "nomic"):
+        return 0.0
+    n, d = tokens(config), v.width
+    return 3.0 * (4 * n * d**2 + 4 * n * d - 4 * n * v.num_heads * d - 2 * d**2)
+
+
+def tokens(config: ConfigDict) -> int:
+    """Of one picture, after patch dropout, class token included."""
+    v = config.vision
+    patches = (v.image_size[0] // v.patch_size) * (v.image_size[1] // v.patch_size)
+    kept = patches if v.patch_dropout == 0 else max(1, round(patches * (1 - v.patch_dropout)))
+    return kept + int(v.class_token)
 
 
 def text_forward(tower: Tower, length: int) -> float:

@@ -53,12 +53,12 @@ def planned(*words: str) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 @needs_libtpu
 def test_a_small_step_is_compiled_for_a_slice_and_keeps_its_promises() -> None:
-    result = planned(*SMALL, "--config.global_batch=512", "--topology=v5e:2x2", "--json", "--noplain", "--assert")
+    result = planned(*SMALL, "--config.global_batch=16384", "--topology=v5e:2x2", "--json", "--noplain", "--assert")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["fits"] and found["chips"] == 4 and found["would_fit"] == []
     gathers = [one for one in found["collectives"] if one["kind"] == "all-gather"]
-    assert [(one["shape"], one["dtype"], one["axis"]) for one in gathers] == [([512, 128], "bf16", "data")]
+    assert [(one["shape"], one["dtype"], one["axis"]) for one in gathers] == [([16384, 128], "bf16", "data")]
     assert 0 < found["est_ms_low"] <= found["est_ms_high"] and found["hbm_peak_gib"] < found["hbm_limit_gib"]
 
 

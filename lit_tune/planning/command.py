@@ -69,7 +69,7 @@ def figures(compiler: Compiler, config: ConfigDict, name: str, slice_: Slice,
     """The keys of one compile, and what was compiled; nothing else is tried."""
     compiled, tpu = compiler.step(config, slice_), slice_.chip.maker == "tpu"
     found = estimate.EMPTY | estimate.about(config, name, slice_) | estimate.memory(compiled, slice_.chip) | {
-        "roofline": not tpu, "notes": [] if tpu else roofline.notes(compiled.platform),
+        "attention": compiled.attention, "roofline": not tpu, "notes": [] if tpu else roofline.notes(compiled.platform),
         "compile_s": round(compiled.seconds, 1), "would_fit": [], "est_cycles_plain": None, "price_date": prices.date,
         "trust": estimate.TRUST}
     if compiled.fits:

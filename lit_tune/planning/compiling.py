@@ -39,6 +39,7 @@ class Compiled(NamedTuple):
         platform: of the devices.
         trained: numbers of the step that are trained.
         text_tower: that runs inside the step.
+        attention: the kernel that was chosen for the blocks.
     """
 
     fits: bool
@@ -54,6 +55,7 @@ class Compiled(NamedTuple):
     platform: str
     trained: int = 0
     text_tower: Tower | None = None
+    attention: str = ""
 
 
 class Compiler:
@@ -77,7 +79,7 @@ class Compiler:
             built = build_step(config, mesh)
             trained = tree.count(split_frozen(config, built.abstract[0]["params"])[1])
             self._kept[key] = compile_(built.step, built.abstract, mesh, _bytes(built))._replace(
-                trained=trained, text_tower=built.text_tower)
+                trained=trained, text_tower=built.text_tower, attention=built.attention)
             peak = self._kept[key].peak
             if not tpu and peak is not None and peak > slice_.chip.hbm_gib * GIB:  # a GPU's compiler does not refuse it
                 self._kept[key] = self._kept[key]._replace(fits=False)

@@ -44,7 +44,7 @@ def about(config: ConfigDict, name: str, slice_: Slice) -> Figures:
     return {"topology": slice_.topology if slice_.chip.maker == "tpu" else slice_.name, "slices": slice_.slices,
             "chips": slice_.chips, "hosts": slice_.hosts, "config": name, "global_batch": config.global_batch,
             "device_batch": config.global_batch // rows, "micro_batches": config.micro_batches,
-            "remat": config.vision.remat, "attention": config.vision.attention, "text": config.text.source,
+            "remat": config.vision.remat, "text": config.text.source,
             "libtpu": libtpu.version(), "jax": jax.__version__}
 
 
@@ -61,7 +61,8 @@ def products(config: ConfigDict, compiled: Compiled) -> Figures:
     found = flops.per_pair(config, compiled.text_tower)
     n = config.global_batch
     return {"flops_model": found.model * n, "flops_per_pair": found.model, "flops_text": found.text * n,
-            "flops_loss": found.loss * n, "flops_recomputed": found.recomputed * n, "flops_xla": compiled.flops}
+            "flops_loss": found.loss * n, "flops_recomputed": found.recomputed * n, "flops_avoided": found.avoided * n,
+            "flops_xla": compiled.flops}
 
 
 def of_program(config: ConfigDict, slice_: Slice, compiled: Compiled) -> Figures:
