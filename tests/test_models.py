@@ -12,7 +12,7 @@ import pytest
 
 from lit_tune import config as config_module, tree
 from lit_tune.errors import ConfigError
-from lit_tune.models import layers, two_towers
+from lit_tune.models import layers, linear, two_towers
 from lit_tune.models.bert import Bert, BertSpec
 from lit_tune.models.clip_text import ClipText, ClipTextSpec
 from lit_tune.models.eva02 import VARIANTS, Eva02, Eva02Spec, rope_tables
@@ -251,7 +251,7 @@ def test_layer_norm_keeps_its_digits_where_the_mean_is_large() -> None:
     x = np.random.default_rng(0).standard_normal((4, 64)) + 1000
     exact = x.astype(np.float32).astype(np.float64)
     exact = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + 1e-6)
-    np.testing.assert_allclose(layers.standardize(jnp.asarray(x, jnp.float32), 1e-6), exact, atol=2e-4)
+    np.testing.assert_allclose(linear.standardize(jnp.asarray(x, jnp.float32), 1e-6), exact, atol=2e-4)
 
 
 def test_rotary_logits_depend_only_on_the_distance_between_patches() -> None:

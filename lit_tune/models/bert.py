@@ -15,7 +15,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lit_tune.errors import ConfigError, explain
-from lit_tune.models.layers import Attention, LayerNorm, Mlp, PostNormBlock, Size
+from lit_tune.models.layers import Attention, Mlp, PostNormBlock, Size
+from lit_tune.models.linear import LayerNorm
 from lit_tune.models.text_pool import check_pool
 from lit_tune.models.text_tower import TextSpec, TextTower
 

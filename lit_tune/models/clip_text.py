@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models.bert import check_length
-from lit_tune.models.layers import ACTIVATIONS, LayerNorm, Linear, PreNormBlock
+from lit_tune.models.layers import ACTIVATIONS, PreNormBlock
+from lit_tune.models.linear import LayerNorm, Linear
 from lit_tune.models.text_pool import POOLS, check_pool
 from lit_tune.models.text_tower import TextSpec, TextTower
 

@@ -14,7 +14,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int
 
-from lit_tune.models.layers import Attention, LayerNorm, PreNormBlock, SwiGLU
+from lit_tune.models.layers import Attention, PreNormBlock, SwiGLU
+from lit_tune.models.linear import LayerNorm
 from lit_tune.models.vision import VisionSpec, VisionTower
 
 

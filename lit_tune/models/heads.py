@@ -10,7 +10,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lit_tune.models.layers import LayerNorm, Linear, Mlp, SwiGLU, matmul_precision
+from lit_tune.models.layers import Mlp, SwiGLU
+from lit_tune.models.linear import LayerNorm, Linear, matmul_precision
 
 POOLS = ("map", "nomic", "cls", "mean", "none")  # "none": a bare trunk, its tokens are the output
 

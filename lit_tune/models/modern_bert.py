@@ -12,7 +12,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from lit_tune.models.layers import Attention, GeGLU, LayerNorm
+from lit_tune.models.layers import Attention, GeGLU
+from lit_tune.models.linear import LayerNorm
 from lit_tune.models.nomic_bert import rope_tables
 from lit_tune.models.text_pool import check_pool
 from lit_tune.models.text_tower import TextSpec, TextTower

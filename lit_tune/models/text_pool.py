@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lit_tune.errors import ConfigError, explain
-from lit_tune.models.layers import standardize
+from lit_tune.models.linear import standardize
 
 # Where the vector is taken: over or at the real tokens of a text. `eos` and `argmax` are CLIP's own rules.
 POOLS = ("mean", "cls", "last", "eos", "argmax")

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int, UInt8
 from lit_tune.errors import ConfigError, explain
 from lit_tune.models.attention.choice import EINSUM, Kernel
 from lit_tune.models.heads import POOLS, MapHead, NomicHead
-from lit_tune.models.layers import LayerNorm, Linear, affine, attention_logits
+from lit_tune.models.layers import attention_logits
+from lit_tune.models.linear import LayerNorm, Linear, affine
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

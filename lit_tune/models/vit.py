@@ -10,7 +10,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from lit_tune.models.layers import ACTIVATIONS, LayerNorm, PreNormBlock
+from lit_tune.models.layers import ACTIVATIONS, PreNormBlock
+from lit_tune.models.linear import LayerNorm
 from lit_tune.models.vision import Image, Pixels, VisionSpec, VisionTower
 
 

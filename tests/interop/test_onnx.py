@@ -26,7 +26,7 @@ from lit_tune.exports import onnx as onnx_export, preprocessing
 from lit_tune.exports.onnx_graph import Input, translate
 from lit_tune.exports.onnx_ops import OPS
 from lit_tune.model import EMBED as EMBED_IMAGE
-from lit_tune.models import layers, two_towers
+from lit_tune.models import layers, linear, two_towers
 from lit_tune.models.bert import BertSpec
 from lit_tune.models.clip_text import ClipTextSpec
 from lit_tune.models.eva02 import VARIANTS
@@ -270,7 +270,7 @@ FORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "positions resampled": lambda x: resample_positions(x[:1, :1] + jnp.arange(20.0)[:, None], (4, 5), (3, 7), 0),
     "mean over a free axis": lambda x: jnp.mean(x, axis=1),
     "cut, turned and joined": lambda x: jnp.concatenate([x[:, 1::2, ::-1], x[:, :1], x[:, -2:]], axis=1),
-    "norm": lambda x: layers.standardize(x, 1e-5) * jnp.log1p(jnp.abs(x)) + jnp.expm1(-jnp.abs(x)) ** 3,
+    "norm": lambda x: linear.standardize(x, 1e-5) * jnp.log1p(jnp.abs(x)) + jnp.expm1(-jnp.abs(x)) ** 3,
     "padding": lambda x: jnp.pad(x, ((0, 0), (1, 0), (0, 2)), constant_values=2.0),
     "two axes summed": lambda x: jnp.einsum("bnd,mnd->bm", x[:, :3], jnp.ones((4, 3, 8))),
     "products of axes": lambda x: jnp.einsum("bnd,de->ebn", x, jnp.ones((8, 2))),
