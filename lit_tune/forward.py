@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from lit_tune import live_text, losses, sharding, tree
 from lit_tune.models import two_towers
-from lit_tune.models.attention.choice import Kernel, choose
+from lit_tune.models.attention.choice import Kernel
 from lit_tune.models.functional import Tower
 
 Batch = dict[str, Any]
@@ -40,10 +40,8 @@ class Forward:
         Raises:
             ConfigError: an attention kernel that cannot run there.
         """
-        v = config.vision
-        tokens = _patches(config)[1] + int(v.class_token)
-        kernel = choose(v.attention, mesh.devices.flat[0].platform, mesh, width=v.width, num_heads=v.num_heads,
-                        tokens=tokens, dtype=jnp.dtype(config.dtype))
+        kernel = two_towers.attention_kernel(image_tower.spec, config.vision.attention, mesh,
+                                             patches=_patches(config)[1], dtype=jnp.dtype(config.dtype))
         return cls(config, mesh, image_tower, text_tower, kernel)
 
     @property

@@ -67,9 +67,12 @@ class MeshEmbedder:
         self._unit = mesh.size
         self._batch_sharding, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
+        patches = (size[0] // tower.spec.patch_size) * (size[1] // tower.spec.patch_size)
+        kernel = two_towers.attention_kernel(tower.spec, "auto", mesh, patches=patches, dtype=dtype)
+
         @jax.jit
         def embed_batch(params: tree.Tree, image: jax.Array) -> jax.Array:
-            zimg = two_towers.embed_image(tower, params, image, mean, std, dtype=dtype)
+            zimg = two_towers.embed_image(tower, params, image, mean, std, dtype=dtype, kernel=kernel)
             return jax.lax.with_sharding_constraint(zimg, replicated)
 
         self._embed_batch = embed_batch

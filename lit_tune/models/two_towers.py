@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
+from lit_tune.models.attention.choice import Kernel, choose
 from lit_tune.models.bert import Bert, BertSpec
 from lit_tune.models.clip_text import ClipText, ClipTextSpec
 from lit_tune.models.eva02 import Eva02, Eva02Spec
@@ -65,6 +67,23 @@ def vision_spec(config: ConfigDict) -> VisionSpec:
 def vision_tower(config: ConfigDict) -> Tower:
     """The vision tower of `config.vision`, without parameters."""
     return tower_of(vision_spec(config))
+
+
+def attention_kernel(spec: VisionSpec, requested: str, mesh: Mesh, *, patches: int, dtype: DTypeLike) -> Kernel:
+    """The kernel of an image tower's self-attention on the devices of a mesh.
+
+    Args:
+        spec: of the tower.
+        requested: as `config.vision.attention`.
+        mesh: that the batch is cut over.
+        patches: of a picture, those that patch dropout keeps.
+        dtype: compute dtype.
+
+    Raises:
+        ConfigError: a kernel asked for by name that cannot run.
+    """
+    return choose(requested, mesh.devices.flat[0].platform, mesh, width=spec.width, num_heads=spec.num_heads,
+                  tokens=patches + int(spec.class_token), dtype=dtype)
 
 
 def normalize_pixels(
