@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import statistics
 import sys
 import tracemalloc
@@ -15,8 +16,8 @@ if __name__ == "__main__":
 
 import numpy as np  # noqa: E402
 
-from lit_tune import bench_towers, config as config_lib, console  # noqa: E402
-from lit_tune.benching import loss, machine  # noqa: E402
+from lit_tune import bench_towers, config as config_lib, console, flags as flags_lib  # noqa: E402
+from lit_tune.benching import embed, loss, machine, settings, step  # noqa: E402
 from lit_tune.benching.timing import in_turns, ratio  # noqa: E402
 from lit_tune.errors import ConfigError, NumbersError, explain  # noqa: E402
 from lit_tune.evaldata.dataset import EvalData  # noqa: E402
@@ -26,10 +27,11 @@ from lit_tune.flags import BenchFlags  # noqa: E402
 
 LATER = ("data",)
 IMAGES = {"retrieval": 4096, "eval": 50_000}  # where --images is absent
-REPEATS = {"retrieval": 3, "eval": 3, "loss": 5}  # where --repeats is absent
+REPEATS = {"retrieval": 3, "eval": 3, "loss": 5, "embed": 8, "step": 8}  # where --repeats is absent
 SIMULATED = 8  # devices of `bench loss` on a CPU
 LARGE = 1_000_000  # pictures and captions that the time is worked out for
 Figures = dict[str, Any]
+Changes = Sequence[tuple[str, str]]  # (dotted key, text) of the config
 Show = Callable[[Figures], list[str]]
 
 
@@ -38,9 +40,16 @@ def main(argv: Sequence[str]) -> int:
     flags: BenchFlags = config_lib.parse(argv, "bench")
     part = _part(flags)
     flags = dataclasses.replace(flags, repeats=flags.repeats or REPEATS[part])
+    changes = flags_lib.read(argv, "bench")[1]
+    if part not in ("embed", "step") and (flags.config is not None or changes):
+        raise ConfigError(explain(f"bench {part}", expected="no config: it measures none", found="one",
+                                  do="leave --config out"))  # fmt: skip
     machine.keep_to(flags.threads)
     console.quiet_dependencies()
-    found, show = {"retrieval": _retrieval, "eval": _eval, "loss": _loss}[part](flags)
+    if part in ("embed", "step"):
+        found, show = _of_config(part, flags, changes)
+    else:
+        found, show = {"retrieval": _retrieval, "eval": _eval, "loss": _loss}[part](flags)
     found = {"part": part, "machine": machine.about()} | found
     print(json.dumps(found, indent=1) if flags.json else "\n".join(show(found)))
     return 0
@@ -76,6 +85,19 @@ def _loss(flags: BenchFlags) -> tuple[Figures, Show]:
     devices = machine.devices(flags.devices)
     dtype = flags.dtype or ("float32" if devices[0].platform == "cpu" else "bfloat16")
     return loss.measure(flags.n, flags.dim, dtype, devices, flags.repeats), loss.show
+
+
+def _of_config(part: str, flags: BenchFlags, changes: Changes) -> tuple[Figures, Show]:
+    """(figures, how to show them) of `bench step` and `bench embed`."""
+    # torch, beside us on the same GPU, needs the memory that jax would take for itself
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    machine.simulate(flags.devices or 1)
+    devices = machine.devices(flags.devices or 1)
+    config = settings.default(devices[0].platform, changes) if flags.config is None else flags.config
+    config = settings.measured(config, flags.batch, flags.micro_batches, len(devices))
+    if part == "embed":
+        return embed.measure(config, devices, flags.repeats, torch=flags.torch), embed.show
+    return step.measure(config, devices, flags.repeats, torch=flags.torch, plan=flags.plan), step.show
 
 
 def pairs(images: int, texts: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
