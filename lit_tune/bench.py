@@ -45,12 +45,13 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(explain(f"bench {part}", expected="no config: it measures none", found="one",
                                   do="leave --config out"))  # fmt: skip
     machine.keep_to(flags.threads)
+    load = machine.load()  # of others, before we add to it
     console.quiet_dependencies()
     if part in ("embed", "step"):
         found, show = _of_config(part, flags, changes)
     else:
         found, show = {"retrieval": _retrieval, "eval": _eval, "loss": _loss}[part](flags)
-    found = {"part": part, "machine": machine.about()} | found
+    found = {"part": part, "machine": machine.about() | {"load": load}} | found
     print(json.dumps(found, indent=1) if flags.json else "\n".join(show(found)))
     return 0
 

@@ -143,6 +143,10 @@ def test_a_random_pair_runs_without_files(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("argv, says", [
     (["data"], "not in this version"), ([], "retrieval or eval"), (["loss", "--n=12"], "multiples of 8 devices"),
     (["loss", "--n=16", "--dtype=float16"], "float32 or bfloat16"), (["loss", "--devices=9"], "at most 8"),
+    (["retrieval", "--config=quickstart"], "measures none"), (["eval", "--config.seed=1"], "measures none"),
+    (["step", "--config=quickstrat"], "did you mean quickstart"), (["step", "--devices=9"], "at most 8"),
+    (["step", "--batch=10", "--micro_batches=4"], "a divisor of 10"), (["embed", "--batch=0"], "--batch"),
+    (["embed", "--config.vision.width=50"], "vision.num_heads"), (["embed", "--sizes=3"], "--sizes"),
     (["loss", "--threads=4096"], "the cores of this process"),
     (["retrieval", "eval"], "name one part"), (["retrieval", "--images=30", "--texts=20"], "at least 30"),
     (["eval", "--model=nowhere"], "nowhere"), (["eval", "--repeats=0"], "--repeats"),

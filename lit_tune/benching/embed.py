@@ -85,4 +85,5 @@ def show(found: Figures) -> list[str]:
         rows.append((name, f"{1e3 * row['seconds']:,.1f}", f"{row['over_ours']:.2f}", f"{row['pictures_per_s']:,.1f}",
                      f"{row['cpu_seconds']:.2f}", mfu, f"{row['difference']:.1e}"))  # fmt: skip
     lines += timing.columns(rows)
-    return lines + [f"{name} not measured: {why}" for name, why in missing(found).items()]
+    lines += [f"{name} not measured: {why}" for name, why in missing(found).items()]
+    return lines + ([] if found["no_torch"] else machine.busy(found["machine"]))

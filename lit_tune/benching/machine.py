@@ -2,7 +2,6 @@
 
 import os
 import platform
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -59,17 +58,34 @@ def devices(count: int | None) -> list[jax.Device]:
     return found[:count]
 
 
-def chip(device: jax.Device) -> Chip | None:
-    """The chip that a device is, with its peak and memory; None for a CPU and for one that is not known."""
-    names = [name for start, name in KINDS if device.device_kind.startswith(start)]
+def chip(kind: str) -> Chip | None:
+    """The chip that jax calls `kind`, with its peak and memory; None for a CPU and for one that is not known."""
+    names = [name for start, name in KINDS if kind.startswith(start)]
     return CHIPS[names[0]] if names else None
 
 
-def about(found: Sequence[jax.Device] | None = None) -> dict[str, Any]:
-    """Processor, cores that may be used, versions and jax's devices, by default all local ones."""
-    found = jax.local_devices() if found is None else found
+def about() -> dict[str, Any]:
+    """Processor, cores that may be used, versions and jax's devices."""
+    found = jax.local_devices()
     return {"processor": platform.machine(), "cores": cores(), "numpy": np.__version__, "jax": jax.__version__,
             "devices": f"{len(found)} x {found[0].device_kind}"}  # fmt: skip
+
+
+def load() -> float:
+    """Processes that wanted a core, mean of the last minute."""
+    return round(os.getloadavg()[0], 1)
+
+
+def busy(place: dict[str, Any]) -> list[str]:
+    """A line, where others were using the machine before the measurement; else none.
+
+    PyTorch's OpenMP threads wait for each other after every operation, and a thread that lost its core delays them all:
+    on a busy machine its times with several threads say nothing.
+    """
+    if place["load"] <= max(1.0, place["cores"] / 2):
+        return []
+    return [f"the machine was busy (load {place['load']}): PyTorch suffers more from that than we do; wait, or compare "
+            "with --threads=1"]  # fmt: skip
 
 
 def in_words(place: dict[str, Any]) -> str:

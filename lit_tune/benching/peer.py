@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from lit_tune import optim, tree
+from lit_tune.benching import machine
 from lit_tune.convert import mapping
 from lit_tune.convert.peer_timm import NOMIC, architecture, timm_arguments
 from lit_tune.exports import peers
@@ -73,6 +74,7 @@ def tower(spec: VisionSpec, params: tree.Tree, platform: str) -> Any:
     import timm
     import torch
 
+    torch.set_num_threads(min(torch.get_num_threads(), machine.cores()))  # those that jax has, see machine.keep_to
     named = mapping.to_peer(params, spec, "timm")
     if architecture(spec) == NOMIC:
         from lit_tune.integrations import timm as nomic
@@ -161,18 +163,11 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def versions() -> dict[str, str]:
-    """{package: version} of what the PyTorch side is made of."""
+    """{package: version} of what the PyTorch side is made of, and its threads."""
     import timm
     import torch
 
-    return {"torch": torch.__version__, "timm": timm.__version__}
-
-
-def keep_to(threads: int) -> None:
-    """Let torch use so many cores, as jax does."""
-    import torch
-
-    torch.set_num_threads(threads)
+    return {"torch": torch.__version__, "timm": timm.__version__, "torch threads": str(torch.get_num_threads())}
 
 
 def _forward(model: Any, config: ConfigDict, platform: str) -> Callable[[Any], Any]:

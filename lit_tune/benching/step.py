@@ -33,7 +33,7 @@ def measure(config: ConfigDict, devices: Sequence[jax.Device], repeats: int, *, 
     runs: dict[str, Callable[[], Any]] = {"ours": mine}
     first = {"ours": first_step(mine)}
     # before PyTorch takes memory of the same device
-    peak, chip = ours.peak_gib(devices), machine.chip(devices[0])
+    peak, chip = ours.peak_gib(devices), machine.chip(devices[0].device_kind)
     why, failed = (_why_not(config, devices) if torch else "--notorch"), {}
     if not why:
         theirs, failed = _peers(config, params, mine.batch, devices[0].platform)
@@ -108,11 +108,12 @@ def show(found: Figures) -> list[str]:
     rows = [("", "ms", "of ours", "pairs/s", "CPU s", "MFU", "first loss", "gradient norm")]
     for name, row in found["runs"].items():
         mfu = "-" if row["mfu"] is None else f"{100 * row['mfu']:.1f} %"
-        first = found["first"][name]
+        loss, norm = (found["first"][name][key] for key in ("loss", "grad_norm"))
         rows.append((name, f"{1e3 * row['seconds']:,.1f}", f"{row['over_ours']:.2f}", f"{row['pairs_per_s']:,.1f}",
-                     f"{row['cpu_seconds']:.2f}", mfu, f"{first['loss']:.6f}", f"{first['grad_norm']:.5f}"))  # fmt: skip
+                     f"{row['cpu_seconds']:.2f}", mfu, f"{loss:.6f}", f"{norm:.5f}"))
     lines += timing.columns(rows)
     lines += [f"{name} not measured: {why}" for name, why in missing(found).items()]
+    lines += [] if found["no_torch"] else machine.busy(found["machine"])
     return lines + (_planned(found) if found["plan"] else [])
 
 
