@@ -1,12 +1,12 @@
-"""`lit-tune bench retrieval|eval`: paired timings on this machine, as ratios of one run."""
+"""`lit-tune bench`: paired timings on this machine, as ratios of one run; `retrieval` and `eval` are measured here."""
 
+import dataclasses
 import json
-import platform
+import os
 import statistics
 import sys
-import time
 import tracemalloc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lit_tune import cli
@@ -14,32 +14,44 @@ from lit_tune import cli
 if __name__ == "__main__":
     cli.answer_help("bench")  # before anything below imports jax
 
-import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from lit_tune import bench_towers, config as config_lib, console  # noqa: E402
+from lit_tune import bench_towers, config as config_lib, console, flags as flags_lib  # noqa: E402
+from lit_tune.benching import embed, loss, machine, settings, step  # noqa: E402
+from lit_tune.benching.timing import in_turns, ratio  # noqa: E402
 from lit_tune.errors import ConfigError, NumbersError, explain  # noqa: E402
 from lit_tune.evaldata.dataset import EvalData  # noqa: E402
 from lit_tune.evals import retrieval, scoring, tiles, zero_shot  # noqa: E402
 from lit_tune.evals.catalog import TASKS  # noqa: E402
 from lit_tune.flags import BenchFlags  # noqa: E402
 
-LATER = ("step", "loss", "embed", "data")
+LATER = ("data",)
 IMAGES = {"retrieval": 4096, "eval": 50_000}  # where --images is absent
+REPEATS = {"retrieval": 3, "eval": 3, "loss": 5, "embed": 8, "step": 8}  # where --repeats is absent
+SIMULATED = 8  # devices of `bench loss` on a CPU
 LARGE = 1_000_000  # pictures and captions that the time is worked out for
+Figures = dict[str, Any]
+Changes = Sequence[tuple[str, str]]  # (dotted key, text) of the config
+Show = Callable[[Figures], list[str]]
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `lit-tune bench`: prints a table, or JSON; returns the exit code."""
     flags: BenchFlags = config_lib.parse(argv, "bench")
     part = _part(flags)
-    images = flags.images or IMAGES[part]
-    if part == "retrieval" and flags.texts < images:
-        raise ConfigError(explain("--texts", expected=f"at least {images}, one a picture", found=flags.texts,
-                                  do="raise it, or lower --images"))  # fmt: skip
+    flags = dataclasses.replace(flags, repeats=flags.repeats or REPEATS[part])
+    changes = flags_lib.read(argv, "bench")[1]
+    if part not in ("embed", "step") and (flags.config is not None or changes):
+        raise ConfigError(explain(f"bench {part}", expected="no config: it measures none", found="one",
+                                  do="leave --config out"))  # fmt: skip
+    machine.keep_to(flags.threads)
+    load = machine.load()  # of others, before we add to it
     console.quiet_dependencies()
-    measure, show = {"retrieval": (measure_retrieval, show_retrieval), "eval": (measure_eval, show_eval)}[part]
-    found = {"part": part, "machine": machine()} | measure(flags, images)
+    if part in ("embed", "step"):
+        found, show = _of_config(part, flags, changes)
+    else:
+        found, show = {"retrieval": _retrieval, "eval": _eval, "loss": _loss}[part](flags)
+    found = {"part": part, "machine": machine.about() | {"load": load}} | found
     print(json.dumps(found, indent=1) if flags.json else "\n".join(show(found)))
     return 0
 
@@ -48,33 +60,45 @@ def _part(flags: BenchFlags) -> str:
     """The part that was asked for, if this version has it."""
     asked = " ".join(flags.args)
     if asked in LATER:
-        raise ConfigError(f"bench {asked} is not in this version; there are: {', '.join(IMAGES)}")
-    if asked not in IMAGES:
-        raise ConfigError(explain("bench", expected=" or ".join(IMAGES), found=repr(asked), do="name one part"))
+        raise ConfigError(f"bench {asked} is not in this version; there are: {', '.join(REPEATS)}")
+    if asked not in REPEATS:
+        raise ConfigError(explain("bench", expected=" or ".join(REPEATS), found=repr(asked), do="name one part"))
     return asked
 
 
-def machine() -> dict[str, Any]:
-    """What was measured on: processor, cores that NumPy may use, and jax's devices."""
-    devices = jax.local_devices()
-    return {"processor": platform.machine(), "cores": bench_towers.cores(), "numpy": np.__version__,
-            "jax": jax.__version__, "devices": f"{len(devices)} x {devices[0].device_kind}"}  # fmt: skip
+def _retrieval(flags: BenchFlags) -> tuple[Figures, Show]:
+    """(figures, how to show them) of `bench retrieval`."""
+    images = flags.images or IMAGES["retrieval"]
+    if flags.texts < images:
+        raise ConfigError(explain("--texts", expected=f"at least {images}, one a picture", found=flags.texts,
+                                  do="raise it, or lower --images"))  # fmt: skip
+    return measure_retrieval(flags, images), show_retrieval
 
 
-def in_turns(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run by name, `repeats` of them, all runs in turns so that they share what else goes on."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+def _eval(flags: BenchFlags) -> tuple[Figures, Show]:
+    """(figures, how to show them) of `bench eval`."""
+    return measure_eval(flags, flags.images or IMAGES["eval"]), show_eval
 
 
-def ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """Median of the ratios of the same turn."""
-    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+def _loss(flags: BenchFlags) -> tuple[Figures, Show]:
+    """(figures, how to show them) of `bench loss`."""
+    machine.simulate(flags.devices or SIMULATED)
+    devices = machine.devices(flags.devices)
+    dtype = flags.dtype or ("float32" if devices[0].platform == "cpu" else "bfloat16")
+    return loss.measure(flags.n, flags.dim, dtype, devices, flags.repeats), loss.show
+
+
+def _of_config(part: str, flags: BenchFlags, changes: Changes) -> tuple[Figures, Show]:
+    """(figures, how to show them) of `bench step` and `bench embed`."""
+    # torch, beside us on the same GPU, needs the memory that jax would take for itself
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    machine.simulate(flags.devices or 1)
+    devices = machine.devices(flags.devices or 1)
+    config = settings.default(devices[0].platform, changes) if flags.config is None else flags.config
+    config = settings.measured(config, flags.batch, flags.micro_batches, len(devices))
+    if part == "embed":
+        return embed.measure(config, devices, flags.repeats, torch=flags.torch), embed.show
+    return step.measure(config, devices, flags.repeats, torch=flags.torch, plan=flags.plan), step.show
 
 
 def pairs(images: int, texts: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,7 +178,7 @@ def show_retrieval(found: dict[str, Any]) -> list[str]:
     seconds = found["seconds"]
     return [
         f"retrieval, both ways: {found['images']:,} pictures x {found['texts']:,} captions x {found['dim']}, median of "
-        f"{found['repeats']}; {_of(found['machine'])}",
+        f"{found['repeats']}; {machine.in_words(found['machine'])}",
         f"  exact comparison      {seconds['exact']:10.2f} s   all ranks as with plain float64",
         f"  plain float64         {seconds['float64']:10.2f} s   exact takes {found['exact_over_float64']:.2f} of it",
         f"  float32 products only {seconds['products']:10.2f} s   exact takes {found['exact_over_products']:.2f} of it",
@@ -209,7 +233,8 @@ def show_eval(found: dict[str, Any]) -> list[str]:
     """The lines of the table."""
     images, prompts, total = found["images"], found["prompts"], sum(found["seconds"].values())
     lines = [
-        f"zero-shot: {images:,} pictures, {found['classes']:,} classes, {prompts:,} prompts; {_of(found['machine'])}",
+        f"zero-shot: {images:,} pictures, {found['classes']:,} classes, {prompts:,} prompts; "
+        f"{machine.in_words(found['machine'])}",
         f"towers: {found['towers']}",
         f"timed on {found['sample'][0]} pictures and {found['sample'][1]} prompts, then scaled; decoding and "
         "tokenising are not counted",
@@ -219,11 +244,6 @@ def show_eval(found: dict[str, Any]) -> list[str]:
         share, ms = 100 * seconds / total, 1e3 * seconds / count
         lines.append(f"  {name:<14}{seconds:12.2f} s {share:8.3f} %  {ms:10.4g} ms a {each}")
     return [*lines, f"outside the towers: {found['outside_seconds']:.2f} s, {found['outside_percent']:.3f} %"]
-
-
-def _of(place: Mapping[str, Any]) -> str:
-    """A machine in a few words."""
-    return f"{place['cores']} cores ({place['processor']}), {place['devices']}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The two towers of an evaluation, to be timed: a model's own, or a pair of the published size with random weights."""
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -53,11 +52,6 @@ class Towers:
     def seconds_a_prompt(self, sample: int, repeats: int) -> float:
         """Median over repeats, once compiled."""
         return _median_seconds(self.prompts(sample), repeats) / sample
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load(folder: str | None) -> Towers:

@@ -8,6 +8,7 @@ import pytest
 from small_models import small_config, write_run, write_text_tower
 
 from lit_tune import bench, bench_towers, cli, tree
+from lit_tune.benching import loss as loss_part
 from lit_tune.evals import retrieval
 from lit_tune.models.two_towers import tower_of, vision_tower
 
@@ -70,6 +71,39 @@ def test_ranks_that_are_not_those_of_plain_products_are_an_error(
     assert code == bench.NumbersError.exit_code and "30 others" in line
 
 
+def float64_softmax(zimg: np.ndarray, ztxt: np.ndarray, log_scale: float) -> tuple[float, np.ndarray]:
+    """(the CLIP loss, its gradient to zimg), by the formula."""
+    scale, n = np.exp(log_scale), len(zimg)
+    logits = scale * zimg.astype(np.float64) @ ztxt.T.astype(np.float64)
+    parts = [np.exp(logits) / np.exp(logits).sum(axis, keepdims=True) for axis in (0, 1)]
+    value = -np.mean([np.log(np.diagonal(part)) for part in parts])
+    return value, scale / (2 * n) * (sum(parts) - 2 * np.eye(n)) @ ztxt.astype(np.float64)
+
+
+def test_loss_compares_every_form_with_the_formula(capsys: pytest.CaptureFixture) -> None:
+    argv = ("loss", "--n=16,40", "--dim=24", "--repeats=1")
+    found = json.loads(out(capsys, *argv, "--json"))
+    assert (found["devices"], found["dtype"], found["width"]) == (8, "float32", 24)
+    assert [(row["n"], row["loss"], row["form"]) for row in found["rows"]] == [
+        (n, name, form) for n in (16, 40) for name, forms in loss_part.COMPARED.items() for form in forms]
+    for row in found["rows"]:
+        assert row["loss_difference"] < 1e-5 and row["gradient_difference"] < 1e-4 and row["temporaries_mib"] > 0
+        if row["loss"] == "softmax":
+            value = float64_softmax(*loss_part.rows_of(row["n"], 24), np.log(1 / 0.07))[0]
+            assert row["value"] == pytest.approx(value, rel=1e-6)
+    table = out(capsys, *argv)
+    assert "softmax, open_clip" in table and "temporaries MiB a device" in table and "8 devices" in table
+
+
+def test_a_form_with_another_loss_or_gradient_is_an_error() -> None:
+    zimg, ztxt = loss_part.rows_of(6, 8)
+    value, slopes = float64_softmax(zimg, ztxt, 1.0)
+    for wrong in ((1.01 * value, (slopes,)), (value, (slopes + 0.01 * np.abs(slopes).max(),)), (np.nan, (slopes,))):
+        with pytest.raises(bench.NumbersError, match="softmax, ours"):
+            loss_part.agree("softmax", {"ours": wrong, "plain": (value, (slopes,))}, 1e-3)
+    assert loss_part.agree("softmax", {"plain": (value, (slopes,))}, 0.0)["plain"]["gradient_difference"] == 0
+
+
 def test_eval_shares_add_up_and_towers_are_scaled(capsys: pytest.CaptureFixture, tmp_path) -> None:
     write_run(tmp_path / "run", small_config(write_text_tower(tmp_path / "text")))
     argv = ("eval", f"--model={tmp_path / 'run'}", "--images=40", "--classes=5", "--templates=2", "--sample=2",
@@ -107,7 +141,13 @@ def test_a_random_pair_runs_without_files(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["step"], "not in this version"), (["data"], "not in this version"), ([], "retrieval or eval"),
+    (["data"], "not in this version"), ([], "retrieval or eval"), (["loss", "--n=12"], "multiples of 8 devices"),
+    (["loss", "--n=16", "--dtype=float16"], "float32 or bfloat16"), (["loss", "--devices=9"], "at most 8"),
+    (["retrieval", "--config=quickstart"], "measures none"), (["eval", "--config.seed=1"], "measures none"),
+    (["step", "--config=quickstrat"], "did you mean quickstart"), (["step", "--devices=9"], "at most 8"),
+    (["step", "--batch=10", "--micro_batches=4"], "a divisor of 10"), (["embed", "--batch=0"], "--batch"),
+    (["embed", "--config.vision.width=50"], "vision.num_heads"), (["embed", "--sizes=3"], "--sizes"),
+    (["loss", "--threads=4096"], "the cores of this process"),
     (["retrieval", "eval"], "name one part"), (["retrieval", "--images=30", "--texts=20"], "at least 30"),
     (["eval", "--model=nowhere"], "nowhere"), (["eval", "--repeats=0"], "--repeats"),
 ])

@@ -126,9 +126,10 @@ def test_data_loads_no_jax_but_in_the_loader_and_keymap_loads_no_torch() -> None
 def test_torch_and_tensorflow_are_imported_nowhere_but_where_peers_are_asked() -> None:
     peers = {"torch", "tensorflow", "timm", "open_clip", "sentence_transformers", "onnxruntime"}
     # peers check our exports, a pickle is read by torch, an ONNX file run by its runtime
-    asked_for = {"lit_tune.exports.peers", "lit_tune.evaluation.others"}  # where a peer is asked by name
+    # where a peer is asked by name
+    asked_for = {"lit_tune.exports.peers", "lit_tune.evaluation.others", "lit_tune.benching.peer"}
     asking = {"lit_tune.exports.peers", "lit_tune.convert.pickles", "lit_tune.exports.onnx",
-              "lit_tune.convert.onnx_session"}
+              "lit_tune.convert.onnx_session", "lit_tune.benching.peer"}
     for name in set(FILES) - set(modules("integrations")):  # which only a peer's own users import
         assert not roots(imports(name, lazy=name not in asking)) & peers, name
         assert "transformers" not in roots(imports(name)), f"{name}: lazily, where a tokenizer is made"

@@ -118,9 +118,6 @@ def compile_(function: Any, abstract: tuple[Any, ...], mesh: jax.sharding.Mesh, 
         mesh: that its shardings are of.
         arguments: bytes of them on one device, for a program that does not fit.
     """
-    devices = mesh.devices.flatten()
-    layout = Layout(dict(mesh.shape), tuple(_slice_of(device) for device in devices))
-    platform = devices[0].platform
     lowered = function.lower(*abstract)
     start = time.monotonic()
     try:
@@ -129,14 +126,31 @@ def compile_(function: Any, abstract: tuple[Any, ...], mesh: jax.sharding.Mesh, 
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         peak = wanted(str(error), arguments)
-        return Compiled(False, peak, arguments, None if peak is None else peak - arguments, 0, "", 0.0, 0.0, layout,
-                        time.monotonic() - start, platform)
-    seconds, memory, costs = time.monotonic() - start, done.memory_analysis(), done.cost_analysis()
+        return Compiled(False, peak, arguments, None if peak is None else peak - arguments, 0, "", 0.0, 0.0,
+                        _layout(mesh), time.monotonic() - start, mesh.devices.flat[0].platform)
+    return facts(done, mesh, time.monotonic() - start)
+
+
+def facts(done: jax.stages.Compiled, mesh: jax.sharding.Mesh, seconds: float) -> Compiled:
+    """What a program that was compiled for the devices of a mesh says of itself.
+
+    Args:
+        done: the program.
+        mesh: that its shardings are of.
+        seconds: the compiler took.
+    """
+    memory, costs = done.memory_analysis(), done.cost_analysis()
     made = memory.output_size_in_bytes - memory.alias_size_in_bytes
     temporaries = memory.temp_size_in_bytes + made
     return Compiled(True, memory.argument_size_in_bytes + temporaries, memory.argument_size_in_bytes, temporaries,
-                    memory.generated_code_size_in_bytes, done.as_text(), costs["flops"] * devices.size,
-                    costs["bytes accessed"] * devices.size, layout, seconds, platform)
+                    memory.generated_code_size_in_bytes, done.as_text(), costs["flops"] * mesh.devices.size,
+                    costs["bytes accessed"] * mesh.devices.size, _layout(mesh), seconds,
+                    mesh.devices.flat[0].platform)
+
+
+def _layout(mesh: jax.sharding.Mesh) -> Layout:
+    """The axes of a mesh, and which slice each of its devices belongs to."""
+    return Layout(dict(mesh.shape), tuple(_slice_of(device) for device in mesh.devices.flatten()))
 
 
 def wanted(message: str, arguments: int) -> int | None:

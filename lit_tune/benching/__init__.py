@@ -1,0 +1,1 @@
+"""What `lit-tune bench` measures, one module a part; `lit_tune.bench` is its command line."""
