@@ -47,7 +47,7 @@ def _gathers(config: ConfigDict, found: Sequence[Collective], compiled: Compiled
                 lines.append(f"pictures are gathered: {shape.dtype}{list(shape.dims)} ({one.source})")
     if compiled.layout.axes["data"] * compiled.layout.axes["fsdp"] == 1:
         return lines
-    text = [(one, shape) for one in gathers for shape in one.shapes if shape.size == rows * width]
+    text = [(one, shape) for one in found for shape in one.shapes if _holds_texts(one, shape, rows, width)]
     times = sum(one.times for one, _ in text)
     if times != 1:
         lines.append(f"one all-gather of the {rows} x {width} text vectors: found {times}")
@@ -57,13 +57,18 @@ def _gathers(config: ConfigDict, found: Sequence[Collective], compiled: Compiled
     return lines
 
 
+def _holds_texts(one: Collective, shape: hlo.Shape, rows: int, width: int) -> bool:
+    """Whether an exchange brings all texts together; v5p's compiler gathers by a sum over arrays of zeros elsewhere."""
+    return one.kind in ("all-gather", "all-reduce") and shape.size == rows * width and shape.dims[-1:] == (width,)
+
+
 def _reductions(config: ConfigDict, found: Sequence[Collective], compiled: Compiled) -> list[str]:
     """Every gradient is reduced once over the data axis: as many elements as are trained, give or take the loss's."""
     axes, trained = compiled.layout.axes, compiled.trained
     if axes["data"] == 1 or axes["fsdp"] * axes["tensor"] > 1:
         return []  # parts of a gradient are reduced over each axis: their sum says nothing
     reduced = sum(shape.size * one.times for one in found if one.kind in ("all-reduce", "reduce-scatter")
-                  for shape in one.shapes)
+                  for shape in one.shapes if not _holds_texts(one, shape, *texts(config)))
     spare = 4 * texts(config)[0] * (1 + len(config.loss.matryoshka_dims)) + SMALL
     # A pooling query's kernel has a gradient of rank one: the compiler reduces the vector and not the matrix.
     if 0.9 * trained <= reduced <= 1.01 * trained + spare:
