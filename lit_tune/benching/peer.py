@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from lit_tune import optim, tree
 from lit_tune.benching import machine
 from lit_tune.convert import mapping
+from lit_tune.convert.keymap import TABLES
 from lit_tune.convert.peer_timm import NOMIC, architecture, timm_arguments
 from lit_tune.exports import peers
 from lit_tune.models import two_towers
@@ -75,11 +76,13 @@ def tower(spec: VisionSpec, params: tree.Tree, platform: str) -> Any:
     import torch
 
     torch.set_num_threads(min(torch.get_num_threads(), machine.cores()))  # those that jax has, see machine.keep_to
-    named = mapping.to_peer(params, spec, "timm")
-    if architecture(spec) == NOMIC:
+    if architecture(spec) == NOMIC:  # timm itself has no such head: the model that our open_clip exports are read by
         from lit_tune.integrations import timm as nomic
 
         nomic.register()
+        named = mapping.write_with(TABLES["eva02", "timm"], params, spec)
+    else:
+        named = mapping.to_peer(params, spec, "timm")
     model = timm.create_model(architecture(spec), pretrained=False, **timm_arguments(spec))
     model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in named.items()}, strict=True)
     return model.to(_place(platform))
