@@ -106,6 +106,19 @@ def test_time_is_cycles_and_what_the_model_adds() -> None:
     assert [one["axis"] for one in found["collectives"]] == ["data"] * 3
 
 
+def test_between_slices_each_chip_reduces_its_part_once() -> None:
+    """Two slices of four: the network's lines stand beside the slice's, and each keeps its own promise."""
+    def told(size: int) -> list[str]:
+        line = f'%r = (f32[{size}], u32[], token[]) recv(%g), attributes={{_xla_megascale_transfer_type="ALL_REDUCE"}}'
+        text = compiled(line).text.replace("[1,8]<=[8]", "[1,4]<=[4]").replace("step\n", "step, num_partitions=4\n", 1)
+        return promises.broken(small(), compiled(text=text, layout=LAYOUT._replace(slice_of=(0,) * 4 + (1,) * 4)))
+
+    assert told(TRAINED // 4) == []
+    assert told(TRAINED) == [f"gradients of {TRAINED} parameters are reduced once between slices: found {TRAINED} "
+                             f"elements reduced, of {TRAINED // 4} a chip"]
+    assert len(told(8)) == 1
+
+
 def test_the_run_follows_from_the_step() -> None:
     table = prices.Prices("2026-01-01", "here", {"v5e": 2.0})
     found = estimate.run(small(), SLICE, {"est_ms_low": 500.0, "est_ms_high": 1000.0, "flops_model": 197e12}, table)
@@ -131,10 +144,11 @@ def test_the_kernel_model_gives_what_its_page_says() -> None:
 def test_an_exchange_between_slices_pays_for_the_network() -> None:
     one = Collective("all-reduce", "data", (Shape("f32", (10**6,)),), 1, 8, True, False, False, "")
     chip = CHIPS["v5e"]
-    assert traffic.span(one, chip, 2).low == pytest.approx(
-        8e6 * 3 / 4 / (chip.link_rate / 2) + 8e6 / 4 / 2 / chip.network_rate)
-    hidden = one._replace(asynchronous=True, crosses_slices=False)
-    assert traffic.span(hidden, chip, 1).low == 0 < traffic.span(hidden, chip, 1).high
+    found = traffic.time(read(KEPT), [one], chip, 2)
+    assert found.inside.low == pytest.approx(8e6 * 3 / 4 / (chip.link_rate / 2))
+    assert found.network.low == pytest.approx(8e6 / 4 / 2 / chip.network_rate) == found.network.high / 2
+    hidden = traffic.time(read(KEPT), [one._replace(asynchronous=True, crosses_slices=False)], chip, 1)
+    assert hidden.whole.low == 0 < hidden.inside.high == hidden.whole.high
 
 
 @pytest.mark.parametrize("message, expected", [

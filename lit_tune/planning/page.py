@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,16 +84,17 @@ def _exchanges(found: Figures) -> list[str]:
     shown = found["collectives"]
     if not shown:
         return ["no exchange between chips"]
-    rows = [("exchange", "axis", "bytes", "largest array", "arrays", "times")]
-    for one in shown[:MANY]:
+    times: Counter[tuple[str, ...]] = Counter()  # a layer's like another's: one line
+    for one in shown:
         kind = one["kind"] + (" (async)" if one["asynchronous"] else "")
-        axis = one["axis"] + (" + network" if one["crosses_slices"] else "")
+        axis = one["axis"] + ((", between slices" if one["crosses_slices"] else ", in a slice")
+                              if found["slices"] > 1 else "")
         shape = "x".join(map(str, one["shape"])) or "scalar"
-        rows.append((kind, axis, amount(one["bytes"]), f"{one['dtype']} {shape}", str(one["arrays"]),
-                     str(one["times"])))  # fmt: skip
-    lines = table(rows, right=(2, 4, 5))
-    rest = shown[MANY:]
-    return lines + ([f"and {len(rest)} smaller ones"] if rest else [])
+        times[kind, axis, amount(one["bytes"]), f"{one['dtype']} {shape}", str(one["arrays"])] += one["times"]
+    rows = [("exchange", "axis", "bytes", "largest array", "arrays", "times"),
+            *((*row, str(n)) for row, n in list(times.items())[:MANY])]
+    lines, rest = table(rows, right=(2, 4, 5)), list(times.values())[MANY:]
+    return lines + ([f"and {sum(rest)} smaller ones"] if rest else [])
 
 
 def _products(found: Figures) -> list[str]:
@@ -116,8 +118,10 @@ def _time(found: Figures) -> list[str]:
         calls = sum(kernel["times"] for kernel in found["kernels"])
         lines.append(f"  kernels      {spread(found['kernel_ms_low'], found['kernel_ms_high'], '.1f')} ms for {calls} "
                      "Pallas calls, by the model in docs/plan.md")
+    network = spread(found["network_ms_low"], found["network_ms_high"], ".1f")
     lines.append(f"  exchanges    {spread(found['collective_ms_low'], found['collective_ms_high'], '.1f')} ms, by the "
-                 "same page")
+                 "same page" + (f"; {network} of it between slices, {amount(found['network_bytes'])} a chip"
+                                if found["slices"] > 1 else ""))
     if found["est_cycles_plain"]:
         ratio = found["est_cycles_plain"] / found["est_cycles"]
         lines.append(f"  plain step   {found['est_cycles_plain'] / 1e6:,.1f} M cycles (einsum attention, full remat): "
