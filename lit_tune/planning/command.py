@@ -90,7 +90,14 @@ def _sweep(compiler: Compiler, flags: PlanFlags, name: str, slices: Sequence[Sli
     file = Path(flags.svg).expanduser()
     if not file.parent.is_dir():  # before half an hour of compiling
         raise ConfigError(explain("--svg", expected="a file in a folder that exists", found=file, do="make the folder"))
-    found = sweep.find(lambda config, slice_: figures(compiler, config, name, slice_, prices), flags.config, slices)
+    print(f"lit-tune plan: {sweep.amount(slices)}", file=sys.stderr, flush=True)
+
+    def told(config: ConfigDict, slice_: Slice) -> tuple[Figures, Compiled]:
+        both = figures(compiler, config, name, slice_, prices)
+        print(f"lit-tune plan: {sweep.line(both[0])}", file=sys.stderr, flush=True)
+        return both
+
+    found = sweep.find(told, flags.config, slices)
     file.write_text(picture.draw(found, name), encoding="utf-8")
     return _print(found, lambda rows: [name, "", *sweep.show(rows), "", f"picture: {file}",
                                        *page.wrapped(estimate.TRUST)], flags.json)  # fmt: skip
