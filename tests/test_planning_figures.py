@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from lit_tune import config as config_lib
 from lit_tune.errors import ConfigError
+from lit_tune.models.attention import cost
 from lit_tune.planning import (
     chips,
     command,
@@ -133,11 +134,18 @@ def test_the_kernel_model_gives_what_its_page_says() -> None:
     """128 images, one layer of 12 x 64 at 197 tokens, forward and backward, on a v5e."""
     rows = Shape("bf16", (128, 197, 768))
     passes = [kernels.Kernel("f", (rows,) * 3, (rows,), 1, 2, False),
-              kernels.Kernel("b", (rows,) * 5, (rows,) * 3, 1, 5, False)]  # fmt: skip
+              kernels.Kernel("b", (rows,) * 4, (rows,) * 3, 1, 5, False)]  # fmt: skip
     spans = [kernels.span(one, CHIPS["v5e"], heads=12) for one in passes]
-    products = 7 * 2 * 208 * 256 * 128 * 128 * 12 / 197e12
-    assert sum(one.low for one in spans) == pytest.approx(products) == pytest.approx(0.8e-3, rel=0.1)
-    assert sum(one.high for one in spans) == pytest.approx(2e-3, rel=0.1)
+    products = 128 * 12 * (4 * 2 * 208 * 256 * 128 + 3 * 2 * 64 * 256 * 256) / 197e12
+    vector = 128 * 12 * (15 + 26) * 200 * 256 / (4096 * 1.5e9)
+    assert sum(one.low for one in spans) == pytest.approx(products + vector)
+    assert sum(one.high for one in spans) == pytest.approx(1.5 * (products + vector) + 11 * rows.bytes / 819e9)
+    # what the compiler schedules: bundles of a third of a picture, one a cycle
+    for one, bundles in zip(spans, (1757, 2965), strict=True):
+        assert 0.85 < one.low / (128 * 3 * bundles / 1.5e9) < 1 < one.high / (128 * 3 * bundles / 1.5e9)
+    slow = kernels.span(passes[0]._replace(operands=(Shape("f32", rows.dims),) * 3), CHIPS["v5e"], heads=12)
+    assert slow.low > 3 * spans[0].low
+    assert cost.passes(197, 12, 64, False, side=256)[0] == 12 * 2 * 2 * 208 * 256 * 256  # a v6e's matrix unit
     assert kernels.span(passes[0]._replace(products=0), CHIPS["v5e"], 12).low == 4 * rows.bytes / 819e9
 
 

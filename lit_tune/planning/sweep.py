@@ -47,7 +47,7 @@ def amount(slices: Sequence[Slice]) -> str:
     """How much there is to compile, for people who wait for it."""
     least = len(POLICIES) * len(slices)
     return (f"{least} programs to compile at least ({len(slices)} x remat {', '.join(POLICIES)}), more where the batch "
-            "has to be cut; of the paper's tower one takes 1 to 3 minutes on two idle cores, seconds if it does not fit")
+            "has to be cut; one of the paper's tower takes 1 to 3 minutes on two idle cores")
 
 
 def line(found: Figures) -> str:
