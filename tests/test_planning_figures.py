@@ -157,6 +157,7 @@ def test_an_exchange_between_slices_pays_for_the_network() -> None:
     assert found.network.low == pytest.approx(8e6 / 4 / 2 / chip.network_rate) == found.network.high / 2
     hidden = traffic.time(read(KEPT), [one._replace(asynchronous=True, crosses_slices=False)], chip, 1)
     assert hidden.whole.low == 0 < hidden.inside.high == hidden.whole.high
+    assert traffic.time(read(KEPT), [one._replace(crosses_slices=False)], CHIPS["h100"], 1).network == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("message, expected", [

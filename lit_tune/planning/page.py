@@ -69,14 +69,21 @@ def _memory(found: Figures) -> list[str]:
         code = f", the program itself {found['hbm_code_gib']:.2f} besides" if found["hbm_code_gib"] else ""
         lines = [f"FITS           {peak:.2f} of {limit:g} GiB a chip: arguments {found['hbm_arguments_gib']:.2f}, "
                  f"temporaries {found['hbm_temporaries_gib']:.2f}{code}"]
-        return lines + [f"               {note}" for note in found["notes"]]
+        return lines + _notes(found)
     wanted = "more than there is" if peak is None else f"{peak:.2f} GiB"
     lines = [f"DOES NOT FIT   it wants {wanted}, a chip has {limit:g} GiB"]
     for one in found["would_fit"]:
         lines.append(f"  would fit    {one['change']}   ({one['hbm_peak_gib']:.2f} GiB)")
     if not found["would_fit"]:
         lines.append("  no single change that was tried makes it fit; change two, or take a larger slice")
-    return lines + [f"               {note}" for note in found["notes"]]
+    return lines + _notes(found)
+
+
+def _notes(found: Figures) -> list[str]:
+    """What a reader has to know of the memory, under its line."""
+    margin = " " * 15
+    return [line for note in found["notes"] for line in textwrap.wrap(
+        note, WIDTH, initial_indent=margin, subsequent_indent=margin)]
 
 
 def _exchanges(found: Figures) -> list[str]:
@@ -109,8 +116,8 @@ def _time(found: Figures) -> list[str]:
     """The step, by parts."""
     step = f"step           {spread(found['est_ms_low'], found['est_ms_high'], ',.1f')} ms"
     if found["roofline"]:
-        return [f"{step}   (roofline: FLOPs at peak and bytes at full bandwidth, at best together, at worst one after "
-                "the other; no kernel is that good)"]
+        return [step, *wrapped("a roofline: FLOPs at peak and bytes at full bandwidth, at best together, at worst one "
+                               "after the other; no kernel is that good")]
     kinds = ", ".join(f"{name} {value / found['est_cycles']:.0%}" for name, value in sorted(
         found["est_cycles_by_kind"].items(), key=lambda item: -item[1]))
     lines = [step, f"  compiler     {found['est_cycles'] / 1e6:,.1f} M cycles: {kinds}"]

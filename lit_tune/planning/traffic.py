@@ -49,9 +49,10 @@ def time(program: Program, found: Sequence[Collective], chip: Chip, slices: int)
     far = [(one, network_bytes(one, slices) / chip.network_rate) for one in found]
     waits = {one.name: seconds / one.times for one, seconds in far if one.name}
     low = sum(seconds for one, seconds in far if not one.name and not one.asynchronous)
+    if waits:  # only a TPU's compiler writes them, and only its chips have a clock here
+        low += _waited(program, program.entry, waits, chip, {})
     return Sent(Span(sum(one.low for one in near), sum(one.high for one in near)),
-                Span(low + _waited(program, program.entry, waits, chip, {}),
-                     SLOW_NETWORK * sum(seconds for _, seconds in far)))
+                Span(low, SLOW_NETWORK * sum(seconds for _, seconds in far)))
 
 
 def network_bytes(one: Collective, slices: int) -> float:
