@@ -216,6 +216,24 @@ def plans(config: ConfigDict, slice_: Slice) -> tuple[dict[str, Any], Compiled]:
     return command.figures(Pretended(), config, "small", slice_, prices.load())
 
 
+def test_what_the_cpu_stands_in_for_is_bounded_and_no_remat_is_tried() -> None:
+    """A GPU that is not here: what a CPU's program wants is said as at most, and the time is told all the same."""
+    class Elsewhere(Pretended):
+        def step(self, config: ConfigDict, slice_: Slice) -> Compiled:
+            peak = 93 * GIB // config.micro_batches
+            return super().step(config, slice_)._replace(
+                platform="cpu", fits=peak <= 75 * GIB, peak=peak, arguments=GIB, temporaries=peak - GIB)
+
+    compiler = Elsewhere()
+    found = command.plan(compiler, small(vision__remat="none"), "small", chips.parse("h100"), prices.load(), plain=True)
+    text = "\n".join(page.show(found))
+    assert "MAY NOT FIT    it wants 93.00 GiB at most, a chip has 75 GiB" in text and "MFU" in text
+    assert [one["change"] for one in found["would_fit"]] == ["--config.micro_batches=2"] and found["memory_is_bound"]
+    assert compiler.asked == ["none 1 h100:1", "none 2 h100:1"]
+    fits = command.plan(compiler, small(micro_batches=2), "small", chips.parse("h100"), prices.load(), plain=True)
+    assert "FITS           at most 46.50 of 75 GiB" in "\n".join(page.show(fits))
+
+
 def test_a_sweep_cuts_the_batch_until_each_policy_fits(tmp_path: Path) -> None:
     rows = sweep.find(plans, small(), [SLICE, chips.parse("v6e:2x4")])
     seen = [(one["topology"], one["remat"], one["micro_batches"], one["fits"]) for one in rows]
@@ -309,11 +327,13 @@ backend_config={"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"lhs
     assert counted["fused"] == counted["gemm"] == pytest.approx(one)
     assert counted["scores"] == pytest.approx(2 * 4 * 8 * 100 * 100 * 32)
     assert counted["attention"] == pytest.approx(2 * counted["scores"])
-    found, chip = roofline.time(program, CHIPS["h100"]), CHIPS["h100"]
+    found, chip = roofline.time(program, CHIPS["h100"], "gpu"), CHIPS["h100"]
     moved = 2 * (64 * 32 + 32 * 16 + 64 * 16) * 4 + 8 + (2 * 4 * 8 * 100 * 32 + 4 * 8 * 100 * 100) * 2 + (
         4 * 4 * 8 * 100 * 32 * 2)
     total = sum(counted.values()) / chip.peak + moved / chip.hbm_rate
     assert found.high == pytest.approx(total) and found.low < found.high
+    elsewhere = roofline.time(program, chip, "cpu")  # whose traffic says nothing of a GPU's
+    assert elsewhere.high == found.high and elsewhere.low == pytest.approx(sum(counted.values()) / chip.peak)
 
 
 def test_numbers_that_look_alike_are_said_once() -> None:

@@ -89,7 +89,8 @@ def of_program(config: ConfigDict, slice_: Slice, compiled: Compiled) -> Figures
 def of_gpu_program(config: ConfigDict, slice_: Slice, compiled: Compiled) -> Figures:
     """The keys about exchanges and time of a program for GPUs; those that only a TPU's compiler fills are None."""
     program = hlo.read(compiled.text)
-    time, exchanged = roofline.time(program, slice_.chip), collectives.find(program, compiled.layout)
+    time = roofline.time(program, slice_.chip, compiled.platform)
+    exchanged = collectives.find(program, compiled.layout)
     sent = traffic.time(program, exchanged, slice_.chip, slice_.slices)
     return {"collectives": exchanges(exchanged), "est_cycles": None, "kernels": [],
             **exchange_times(sent, exchanged, slice_),

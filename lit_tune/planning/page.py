@@ -16,7 +16,7 @@ MANY = 12  # collectives shown; the rest in one line
 def show(found: Figures) -> list[str]:
     """The lines of a plan."""
     lines = [*_head(found), "", *_memory(found)]
-    if found["fits"]:
+    if found["est_ms_low"] is not None:
         lines += ["", *_exchanges(found), "", *_products(found), "", *_time(found), "", *_run(found)]
     return lines
 
@@ -67,11 +67,13 @@ def _memory(found: Figures) -> list[str]:
     limit, peak = found["hbm_limit_gib"], found["hbm_peak_gib"]
     if found["fits"]:
         code = f", the program itself {found['hbm_code_gib']:.2f} besides" if found["hbm_code_gib"] else ""
-        lines = [f"FITS           {peak:.2f} of {limit:g} GiB a chip: arguments {found['hbm_arguments_gib']:.2f}, "
-                 f"temporaries {found['hbm_temporaries_gib']:.2f}{code}"]
+        most = "at most " if found["memory_is_bound"] else ""
+        lines = [f"FITS           {most}{peak:.2f} of {limit:g} GiB a chip: arguments "
+                 f"{found['hbm_arguments_gib']:.2f}, temporaries {found['hbm_temporaries_gib']:.2f}{code}"]
         return lines + _notes(found)
     wanted = "more than there is" if peak is None else f"{peak:.2f} GiB"
-    lines = [f"DOES NOT FIT   it wants {wanted}, a chip has {limit:g} GiB"]
+    lines = [f"DOES NOT FIT   it wants {wanted}, a chip has {limit:g} GiB"] if not found["memory_is_bound"] else [
+        f"MAY NOT FIT    it wants {wanted} at most, a chip has {limit:g} GiB"]
     for one in found["would_fit"]:
         lines.append(f"  would fit    {one['change']}   ({one['hbm_peak_gib']:.2f} GiB)")
     if not found["would_fit"]:
