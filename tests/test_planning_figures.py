@@ -229,7 +229,7 @@ def test_what_the_cpu_stands_in_for_is_bounded_and_no_remat_is_tried() -> None:
     text = "\n".join(page.show(found))
     assert "MAY NOT FIT    it wants 93.00 GiB at most, a chip has 75 GiB" in text and "MFU" in text
     assert [one["change"] for one in found["would_fit"]] == ["--config.micro_batches=2"] and found["memory_is_bound"]
-    assert compiler.asked == ["none 1 h100:1", "none 2 h100:1"]
+    assert set(compiler.asked) == {"none 1 h100:1", "none 2 h100:1"}
     fits = command.plan(compiler, small(micro_batches=2), "small", chips.parse("h100"), prices.load(), plain=True)
     assert "FITS           at most 46.50 of 75 GiB" in "\n".join(page.show(fits))
 
