@@ -118,7 +118,8 @@ def _time(found: Figures) -> list[str]:
     """The step, by parts."""
     step = f"step           {spread(found['est_ms_low'], found['est_ms_high'], ',.1f')} ms"
     if found["roofline"]:
-        return [step, *wrapped("a roofline: FLOPs at peak and bytes at full bandwidth, at best together, at worst one "
+        best = "the FLOPs alone" if found["memory_is_bound"] else "together"
+        return [step, *wrapped(f"a roofline: FLOPs at peak and bytes at full bandwidth, at best {best}, at worst one "
                                "after the other; no kernel is that good")]
     kinds = ", ".join(f"{name} {value / found['est_cycles']:.0%}" for name, value in sorted(
         found["est_cycles_by_kind"].items(), key=lambda item: -item[1]))
