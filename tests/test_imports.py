@@ -139,6 +139,7 @@ def test_torch_and_tensorflow_are_imported_nowhere_but_where_peers_are_asked() -
 def test_planning_reads_names_prices_and_text_without_jax() -> None:
     for name in ("chips", "hlo", "collectives", "cycles", "kernels", "traffic", "prices", "libtpu"):
         assert not roots(reached(f"lit_tune.planning.{name}")) & {"jax", "flax", "optax"}, f"{name} loads jax"
+    assert imports("lit_tune.planning.kernels") & set(modules("models")) == {"lit_tune.models.attention.cost"}
     assert not roots(reached("lit_tune.plan")) & {"jax"}, "the command sets variables before jax is imported"
 
 

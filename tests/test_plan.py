@@ -63,6 +63,23 @@ def test_a_small_step_is_compiled_for_a_slice_and_keeps_its_promises() -> None:
 
 
 @pytest.mark.slow
+@needs_libtpu
+def test_two_slices_exchange_over_the_network_only_what_they_must() -> None:
+    n, width = 2048, 768
+    result = planned("--config=nomic_embed_vision_v1_5", "--part=loss", f"--n={n}", "--topology=v5e:2x2", "--slices=2",
+                     "--json", "--noplain")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert {one["axis"] for one in found["collectives"]} == {"data"}
+    far = [one for one in found["collectives"] if one["crosses_slices"]]
+    gathered = [one["bytes"] for one in far if one["kind"] == "all-gather"]
+    assert gathered == [n // 4 * width * 2]  # a chip's rows and those of the chip in its place
+    assert all(one["group"] == 2 for one in far) and {one["kind"] for one in far} == {"all-gather", "all-reduce"}
+    assert n // 4 * width <= found["network_bytes"] < n // 4 * width + 16 * n
+    assert 0 < found["network_ms_high"] < found["collective_ms_high"]
+
+
+@pytest.mark.slow
 def test_a_gpu_is_planned_by_roofline_without_one() -> None:
     result = planned(*SMALL, "--config.global_batch=64", "--topology=h200", "--json")
     assert result.returncode == 0, result.stderr

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from lit_tune import config as config_lib
 from lit_tune.errors import ConfigError
+from lit_tune.models.attention import cost
 from lit_tune.planning import (
     chips,
     command,
@@ -106,6 +107,19 @@ def test_time_is_cycles_and_what_the_model_adds() -> None:
     assert [one["axis"] for one in found["collectives"]] == ["data"] * 3
 
 
+def test_between_slices_each_chip_reduces_its_part_once() -> None:
+    """Two slices of four: the network's lines stand beside the slice's, and each keeps its own promise."""
+    def told(size: int) -> list[str]:
+        line = f'%r = (f32[{size}], u32[], token[]) recv(%g), attributes={{_xla_megascale_transfer_type="ALL_REDUCE"}}'
+        text = compiled(line).text.replace("[1,8]<=[8]", "[1,4]<=[4]").replace("step\n", "step, num_partitions=4\n", 1)
+        return promises.broken(small(), compiled(text=text, layout=LAYOUT._replace(slice_of=(0,) * 4 + (1,) * 4)))
+
+    assert told(TRAINED // 4) == []
+    assert told(TRAINED) == [f"gradients of {TRAINED} parameters are reduced once between slices: found {TRAINED} "
+                             f"elements reduced, of {TRAINED // 4} a chip"]
+    assert len(told(8)) == 1
+
+
 def test_the_run_follows_from_the_step() -> None:
     table = prices.Prices("2026-01-01", "here", {"v5e": 2.0})
     found = estimate.run(small(), SLICE, {"est_ms_low": 500.0, "est_ms_high": 1000.0, "flops_model": 197e12}, table)
@@ -120,21 +134,30 @@ def test_the_kernel_model_gives_what_its_page_says() -> None:
     """128 images, one layer of 12 x 64 at 197 tokens, forward and backward, on a v5e."""
     rows = Shape("bf16", (128, 197, 768))
     passes = [kernels.Kernel("f", (rows,) * 3, (rows,), 1, 2, False),
-              kernels.Kernel("b", (rows,) * 5, (rows,) * 3, 1, 5, False)]  # fmt: skip
+              kernels.Kernel("b", (rows,) * 4, (rows,) * 3, 1, 5, False)]  # fmt: skip
     spans = [kernels.span(one, CHIPS["v5e"], heads=12) for one in passes]
-    products = 7 * 2 * 208 * 256 * 128 * 128 * 12 / 197e12
-    assert sum(one.low for one in spans) == pytest.approx(products) == pytest.approx(0.8e-3, rel=0.1)
-    assert sum(one.high for one in spans) == pytest.approx(2e-3, rel=0.1)
+    products = 128 * 12 * (4 * 2 * 208 * 256 * 128 + 3 * 2 * 64 * 256 * 256) / 197e12
+    vector = 128 * 12 * (15 + 26) * 200 * 256 / (4096 * 1.5e9)
+    assert sum(one.low for one in spans) == pytest.approx(products + vector)
+    assert sum(one.high for one in spans) == pytest.approx(1.5 * (products + vector) + 11 * rows.bytes / 819e9)
+    # what the compiler schedules: bundles of a third of a picture, one a cycle
+    for one, bundles in zip(spans, (1757, 2965), strict=True):
+        assert 0.85 < one.low / (128 * 3 * bundles / 1.5e9) < 1 < one.high / (128 * 3 * bundles / 1.5e9)
+    slow = kernels.span(passes[0]._replace(operands=(Shape("f32", rows.dims),) * 3), CHIPS["v5e"], heads=12)
+    assert slow.low > 3 * spans[0].low
+    assert cost.passes(197, 12, 64, False, side=256)[0] == 12 * 2 * 2 * 208 * 256 * 256  # a v6e's matrix unit
     assert kernels.span(passes[0]._replace(products=0), CHIPS["v5e"], 12).low == 4 * rows.bytes / 819e9
 
 
 def test_an_exchange_between_slices_pays_for_the_network() -> None:
     one = Collective("all-reduce", "data", (Shape("f32", (10**6,)),), 1, 8, True, False, False, "")
     chip = CHIPS["v5e"]
-    assert traffic.span(one, chip, 2).low == pytest.approx(
-        8e6 * 3 / 4 / (chip.link_rate / 2) + 8e6 / 4 / 2 / chip.network_rate)
-    hidden = one._replace(asynchronous=True, crosses_slices=False)
-    assert traffic.span(hidden, chip, 1).low == 0 < traffic.span(hidden, chip, 1).high
+    found = traffic.time(read(KEPT), [one], chip, 2)
+    assert found.inside.low == pytest.approx(8e6 * 3 / 4 / (chip.link_rate / 2))
+    assert found.network.low == pytest.approx(8e6 / 4 / 2 / chip.network_rate) == found.network.high / 2
+    hidden = traffic.time(read(KEPT), [one._replace(asynchronous=True, crosses_slices=False)], chip, 1)
+    assert hidden.whole.low == 0 < hidden.inside.high == hidden.whole.high
+    assert traffic.time(read(KEPT), [one._replace(crosses_slices=False)], CHIPS["h100"], 1).network == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("message, expected", [
@@ -191,6 +214,24 @@ def test_a_larger_slice_is_offered_and_nothing_that_the_batch_does_not_divide_in
 def plans(config: ConfigDict, slice_: Slice) -> tuple[dict[str, Any], Compiled]:
     """The keys of the pretended compiler's plans."""
     return command.figures(Pretended(), config, "small", slice_, prices.load())
+
+
+def test_what_the_cpu_stands_in_for_is_bounded_and_no_remat_is_tried() -> None:
+    """A GPU that is not here: what a CPU's program wants is said as at most, and the time is told all the same."""
+    class Elsewhere(Pretended):
+        def step(self, config: ConfigDict, slice_: Slice) -> Compiled:
+            peak = 93 * GIB // config.micro_batches
+            return super().step(config, slice_)._replace(
+                platform="cpu", fits=peak <= 75 * GIB, peak=peak, arguments=GIB, temporaries=peak - GIB)
+
+    compiler = Elsewhere()
+    found = command.plan(compiler, small(vision__remat="none"), "small", chips.parse("h100"), prices.load(), plain=True)
+    text = "\n".join(page.show(found))
+    assert "MAY NOT FIT    it wants 93.00 GiB at most, a chip has 75 GiB" in text and "MFU" in text
+    assert [one["change"] for one in found["would_fit"]] == ["--config.micro_batches=2"] and found["memory_is_bound"]
+    assert set(compiler.asked) == {"none 1 h100:1", "none 2 h100:1"}
+    fits = command.plan(compiler, small(micro_batches=2), "small", chips.parse("h100"), prices.load(), plain=True)
+    assert "FITS           at most 46.50 of 75 GiB" in "\n".join(page.show(fits))
 
 
 def test_a_sweep_cuts_the_batch_until_each_policy_fits(tmp_path: Path) -> None:
@@ -286,11 +327,13 @@ backend_config={"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"lhs
     assert counted["fused"] == counted["gemm"] == pytest.approx(one)
     assert counted["scores"] == pytest.approx(2 * 4 * 8 * 100 * 100 * 32)
     assert counted["attention"] == pytest.approx(2 * counted["scores"])
-    found, chip = roofline.time(program, CHIPS["h100"]), CHIPS["h100"]
+    found, chip = roofline.time(program, CHIPS["h100"], "gpu"), CHIPS["h100"]
     moved = 2 * (64 * 32 + 32 * 16 + 64 * 16) * 4 + 8 + (2 * 4 * 8 * 100 * 32 + 4 * 8 * 100 * 100) * 2 + (
         4 * 4 * 8 * 100 * 32 * 2)
     total = sum(counted.values()) / chip.peak + moved / chip.hbm_rate
     assert found.high == pytest.approx(total) and found.low < found.high
+    elsewhere = roofline.time(program, chip, "cpu")  # whose traffic says nothing of a GPU's
+    assert elsewhere.high == found.high and elsewhere.low == pytest.approx(sum(counted.values()) / chip.peak)
 
 
 def test_numbers_that_look_alike_are_said_once() -> None:

@@ -6,7 +6,8 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-from lit_tune.planning import collectives, cycles, hlo, kernels
+from lit_tune.planning import collectives, cycles, hlo, kernels, traffic
+from lit_tune.planning.chips import CHIPS
 from lit_tune.planning.hlo import Shape
 
 LAYOUT = collectives.Layout({"data": 4, "fsdp": 2, "tensor": 1}, (0,) * 8)
@@ -140,6 +141,85 @@ def test_an_exchange_between_slices_is_told() -> None:
     two = collectives.Layout({"data": 8, "fsdp": 1, "tensor": 1}, (0, 0, 0, 0, 1, 1, 1, 1))
     crossing = {one.kind: one.crosses_slices for one in collectives.find(EXCHANGES, two)}
     assert crossing["all-reduce"] and not crossing["all-to-all"]
+
+
+HANDED = """channel_id=%d, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name=\
+"xla_megascale_runtime",_xla_host_transfer_rendezvous="%s",_xla_megascale_target="{1,2}x{0:3}",\
+_xla_megascale_transfer_type="%s"}, backend_config={"flag_configs":[]}"""
+INSIDE = "channel_id=1, replica_groups={{0,1,2,3}}, use_global_device_ids=true"
+# two slices of v5e:2x2, as libtpu 0.0.42 writes the program, fewer arrays
+SLICES = hlo.read("HloModule jit_step, is_scheduled=true, num_partitions=4\n" + """
+ENTRY %main (x: f32[8,128]) -> f32[8,128] {
+  %text = bf16[2048,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %grads = bf16[256,128]{1,0:T(8,128)(2,1)} parameter(1)
+  %start = token[] after-all(), frontend_attributes={MegascaleRendezvousKeyName="all-gather.41_0"}
+  %send.3 = (bf16[2048,128]{1,0:T(8,128)(2,1)}, u32[], token[]) send(%text, %start), GATHER
+  %recv.3 = (bf16[4096,128]{1,0:T(8,128)(2,1)}, u32[], token[]) recv(%start), GATHER
+  %work = f32[8,128]{1,0} fusion(%text), kind=kLoop, calls=%f, backend_config={"estimated_cycles":"150000"}
+  %send-done.3 = token[] send-done(%send.3), channel_id=10, is_host_transfer=true
+  %recv-done.3 = (bf16[4096,128]{1,0:T(8,128)(2,1)}, token[]) recv-done(%recv.3), channel_id=9, is_host_transfer=true
+  %half = bf16[4096,128]{1,0:T(8,128)(2,1)} get-tuple-element(%recv-done.3), index=0
+  %all-gather.274 = bf16[2,8192,128]{1,0,2:T(2,128)(2,1)} all-gather(%half), INSIDE, dimensions={1}
+  %reduce-scatter.43 = bf16[64,128]{1,0:T(8,128)(2,1)} reduce-scatter(%grads), INSIDE, dimensions={0}, to_apply=%add
+  %bitcast.84 = bf16[8,8,128]{2,1,0:T(8,128)(2,1)} bitcast(%reduce-scatter.43)
+  %send.40 = (bf16[8,8,128]{2,1,0:T(8,128)(2,1)}, u32[], token[]) send(%bitcast.84, %start), REDUCE
+  %recv.40 = (bf16[8,8,128]{2,1,0:T(8,128)(2,1)}, u32[], token[]) recv(%start), REDUCE
+  %send-done.40 = token[] send-done(%send.40), channel_id=12, is_host_transfer=true
+  %recv-done.40 = (bf16[8,8,128]{2,1,0:T(8,128)(2,1)}, token[]) recv-done(%recv.40), channel_id=11
+  %sum = bf16[8,8,128]{2,1,0:T(8,128)(2,1)} get-tuple-element(%recv-done.40), index=0
+  ROOT %all-gather.9 = bf16[256,128]{1,0:T(8,128)(2,1)} all-gather(%sum), INSIDE, dimensions={0}
+}
+""".replace("GATHER", HANDED % (10, "all-gather.41_0", "ALL_GATHER")).replace(
+    "REDUCE", HANDED % (12, "all-reduce.77_0", "ALL_REDUCE")).replace("INSIDE", INSIDE))
+TWO = collectives.Layout({"data": 8, "fsdp": 1, "tensor": 1}, (0,) * 4 + (1,) * 4)
+
+
+def test_a_program_of_several_slices_is_read_as_one_slices_part() -> None:
+    found = collectives.find(SLICES, TWO)
+    assert SLICES.partitions == 4 and all(one.axis == "data" for one in found)
+    assert [(one.kind, one.bytes, one.group, one.crosses_slices, one.asynchronous) for one in found] == [
+        ("all-gather", 16384 * 128 * 2, 4, False, False),
+        ("all-gather", 4096 * 128 * 2, 2, True, True),  # half of it is the chip's own; the work stands between
+        ("reduce-scatter", 256 * 128 * 2, 4, False, False), ("all-gather", 256 * 128 * 2, 4, False, False),
+        ("all-reduce", 64 * 128 * 2, 2, True, False),  # the chip's part of the sum
+    ]
+    assert {one.source for one in found if one.crosses_slices} == {"all-gather.41_0", "all-reduce.77_0"}
+
+
+@pytest.mark.parametrize("partitions, spelling, axis, crosses", [
+    (4, "{{0,1},{2,3}}", "fsdp", False), (4, "{{0,2},{1,3}}", "data", False),
+    (4, "[2,2]<=[2,2]T(1,0)", "data", False), (4, "[1,4]<=[4]", "data+fsdp", False),
+    (8, "[4,2]<=[8]", "fsdp", False), (8, "[2,4]<=[4,2]T(1,0)", "data", True),
+    (8, "{{0,1,2,3,4,5,6,7}}", "all", True), (8, "{{0,2},{1,3},{4,6},{5,7}}", "?", False),
+])
+def test_axes_of_a_hybrid_mesh_are_named_inside_a_slice_and_across(
+        partitions: int, spelling: str, axis: str, crosses: bool) -> None:
+    """Data 4, fsdp 2 over two slices: the groups number the devices of one slice, or of both."""
+    text = f"HloModule x, num_partitions={partitions}\nENTRY %m (a: f32[4]) -> f32[4] {{\n" \
+           f"  ROOT %r = f32[4]{{0}} all-reduce(%a), channel_id=1, replica_groups={spelling}, to_apply=%add\n}}\n"
+    (one,) = collectives.find(hlo.read(text), LAYOUT._replace(slice_of=TWO.slice_of))
+    assert (one.axis, one.crosses_slices) == (axis, crosses)
+
+
+def test_the_network_takes_each_chips_bytes_less_what_runs_meanwhile() -> None:
+    """By hand: the gather brings half of 1 MiB over, the sum of two 16 KiB goes over once; 100 us of work between."""
+    chip, found = CHIPS["v5e"], collectives.find(SLICES, TWO)
+    gather, total = 2**20 / 2 / 3.125e9, 2**14 / 3.125e9
+    assert sum(traffic.network_bytes(one, 2) for one in found) == 2**19 + 2**14
+    sent = traffic.time(SLICES, found, chip, 2)
+    assert sent.network.low == pytest.approx(gather - 1e-4 + total) and gather > 1e-4
+    assert sent.network.high == pytest.approx(2 * (gather + total))
+    near = (16384 * 128 * 2 + 2 * 256 * 128 * 2) * 3 / 4 / (chip.link_rate / 2)
+    assert sent.inside == pytest.approx((near, 2 * near))
+
+
+def test_the_network_of_a_loop_counts_every_trip() -> None:
+    body = [line for line in SLICES.computations["main"] if line.opcode != "parameter"]
+    loop = hlo.read("ENTRY %m (x: f32[1]) -> f32[1] {\n  ROOT %w = f32[1]{0} while(%x), condition=%c, body=%b, "
+                    + TRIPS % 3 + "\n}\n")
+    looped = hlo.Program(loop.computations | {"b": body}, "m", 4)
+    once, thrice = (traffic.time(one, collectives.find(one, TWO), CHIPS["v5e"], 2) for one in (SLICES, looped))
+    assert thrice.network == pytest.approx((3 * once.network.low, 3 * once.network.high))
 
 
 def test_pallas_calls_are_found_with_their_operands_and_how_often() -> None:

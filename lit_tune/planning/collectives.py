@@ -14,6 +14,8 @@ from lit_tune.planning.hlo import Program, Shape, Visit
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
          "collective-broadcast")
 ALL_DEVICES = "all"
+TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+TRANSFERS = {"ONE_TO_ONE": "collective-permute"}  # the other names are the kinds' own
 
 Groups = frozenset[frozenset[int]]
 
@@ -29,6 +31,12 @@ class Layout(NamedTuple):
     axes: dict[str, int]
     slice_of: tuple[int, ...]
 
+    def one_slice(self) -> "Layout":
+        """The devices of one slice; the first axis is the one that crosses slices."""
+        slices = len(set(self.slice_of))
+        first, *rest = self.axes.items()
+        return Layout({first[0]: first[1] // slices, **dict(rest)}, (0,) * (len(self.slice_of) // slices))
+
 
 class Collective(NamedTuple):
     """One exchange between devices; sizes are one device's, whole where it ends (gather) or begins (scatter).
@@ -43,6 +51,7 @@ class Collective(NamedTuple):
         asynchronous: the compiler runs other work meanwhile.
         estimated: the compiler's cycles include it.
         source: jax's name of the operation.
+        name: of the instruction that waits for the network, "" for an exchange that the chips make themselves.
     """
 
     kind: str
@@ -54,6 +63,7 @@ class Collective(NamedTuple):
     asynchronous: bool
     estimated: bool
     source: str
+    name: str = ""
 
     @property
     def bytes(self) -> int:
@@ -71,8 +81,11 @@ def find(program: Program, layout: Layout) -> list[Collective]:
 
     A gather that the compiler cuts into pieces, to run them under other work, stands in the text once a piece, in
     fusions of their own and with one channel number: it is one exchange.
+
+    A program for several slices is the program of one: its replica groups number the devices of a slice, and what
+    crosses the network is handed to the hosts and taken back (`_transfers`).
     """
-    found, pieces = [], defaultdict(list)
+    found, pieces = _transfers(program, layout), defaultdict(list)
     starts = {visit.computation for visit in program.visits() if visit.instruction.target == "AsyncCollectiveStart"}
     for visit in program.visits():
         kind = _kind(visit)
@@ -133,6 +146,49 @@ def _kind(visit: Visit) -> str:
     return opcode if opcode in KINDS else ""
 
 
+def _transfers(program: Program, layout: Layout) -> list[Collective]:
+    """The exchanges between slices: each chip with those in its place in the other slices, by way of the hosts.
+
+    A send and a receive stand for each, with a name in common. The whole array is the larger of the two: the one
+    received of a gather, either of a reduction.
+    """
+    visits = [visit for visit in program.visits() if TRANSFER.search(visit.instruction.text)]
+    sent = {_rendezvous(visit): visit.instruction for visit in visits if visit.instruction.opcode == "send"}
+    found = []
+    for visit in visits:
+        line = visit.instruction
+        if line.opcode != "recv":
+            continue
+        name = TRANSFER.search(line.text)[1]
+        both = [one.shapes[:-1] for one in (line, sent.get(_rendezvous(visit), line))]  # the last is the state
+        whole = max(both, key=lambda shapes: sum(shape.bytes for shape in shapes))
+        members = re.search(r'_xla_megascale_target="\{([\d,]+)\}', line.text)
+        group = len(members[1].split(",")) if members else len(set(layout.slice_of))
+        found.append(Collective(
+            TRANSFERS.get(name, name.lower().replace("_", "-")), next(iter(layout.axes)), whole, visit.times, group,
+            crosses_slices=True, asynchronous=_works_between(program, visit), estimated=False,
+            source=line.source or _rendezvous(visit), name=line.name))
+    return found
+
+
+def _rendezvous(visit: Visit) -> str:
+    """The name that the send and the receive of an exchange between slices share."""
+    found = re.search(r'_xla_host_transfer_rendezvous="([^"]*)"', visit.instruction.text)
+    return found[1] if found else ""
+
+
+def _works_between(program: Program, visit: Visit) -> bool:
+    """Whether the schedule has other work between a receive and the line that waits for it."""
+    lines = program.computations[visit.computation]
+    start = next(i for i, line in enumerate(lines) if line.name == visit.instruction.name)
+    for line in lines[start + 1 :]:
+        if line.opcode == "recv-done" and visit.instruction.name in line.operands:
+            return False
+        if line.cycles:
+            return True
+    return False
+
+
 def _is_asynchronous(visit: Visit) -> bool:
     """Whether the exchange is begun here and waited for later."""
     return visit.apart or visit.instruction.opcode.endswith("-start")
@@ -143,9 +199,13 @@ def _collective(program: Program, visit: Visit, kind: str, layout: Layout, times
     """An exchange from the instruction that begins it."""
     line = visit.instruction
     exchanged = _exchanged(program, visit, kind)
-    found = groups(line.text, len(layout.slice_of))
-    crosses = any(len({layout.slice_of[device] for device in group}) > 1 for group in found)
-    return Collective(kind, axis_of(found, layout), exchanged, times, max(map(len, found)), crosses, asynchronous,
+    part = layout.one_slice() if 0 < program.partitions < len(layout.slice_of) else layout
+    found = groups(line.text, len(part.slice_of))
+    crosses = any(len({part.slice_of[device] for device in group}) > 1 for group in found)
+    axis = axis_of(found, part)
+    if part is not layout and axis == ALL_DEVICES:  # of the slice
+        axis = "+".join(name for name, size in part.axes.items() if size > 1)
+    return Collective(kind, axis, exchanged, times, max(map(len, found)), crosses, asynchronous,
                       line.cycles is not None, line.source)
 
 

@@ -68,11 +68,13 @@ def figures(compiler: Compiler, config: ConfigDict, name: str, slice_: Slice,
             prices: Prices) -> tuple[Figures, Compiled]:
     """The keys of one compile, and what was compiled; nothing else is tried."""
     compiled, tpu = compiler.step(config, slice_), slice_.chip.maker == "tpu"
+    elsewhere = not tpu and compiled.platform not in roofline.GPU
     found = estimate.EMPTY | estimate.about(config, name, slice_) | estimate.memory(compiled, slice_.chip) | {
-        "attention": compiled.attention, "roofline": not tpu, "notes": [] if tpu else roofline.notes(compiled.platform),
+        "attention": compiled.attention, "roofline": not tpu, "memory_is_bound": elsewhere,
+        "notes": [] if tpu else roofline.notes(compiled.platform),
         "compile_s": round(compiled.seconds, 1), "would_fit": [], "est_cycles_plain": None, "price_date": prices.date,
         "trust": estimate.TRUST}
-    if compiled.fits:
+    if compiled.fits or not tpu:  # only a TPU's compiler gives no program that does not fit
         found |= estimate.products(config, compiled)
         found |= (estimate.of_program if tpu else estimate.of_gpu_program)(config, slice_, compiled)
         found |= estimate.run(config, slice_, found, prices)
@@ -90,7 +92,14 @@ def _sweep(compiler: Compiler, flags: PlanFlags, name: str, slices: Sequence[Sli
     file = Path(flags.svg).expanduser()
     if not file.parent.is_dir():  # before half an hour of compiling
         raise ConfigError(explain("--svg", expected="a file in a folder that exists", found=file, do="make the folder"))
-    found = sweep.find(lambda config, slice_: figures(compiler, config, name, slice_, prices), flags.config, slices)
+    print(f"lit-tune plan: {sweep.amount(slices)}", file=sys.stderr, flush=True)
+
+    def told(config: ConfigDict, slice_: Slice) -> tuple[Figures, Compiled]:
+        both = figures(compiler, config, name, slice_, prices)
+        print(f"lit-tune plan: {sweep.line(both[0])}", file=sys.stderr, flush=True)
+        return both
+
+    found = sweep.find(told, flags.config, slices)
     file.write_text(picture.draw(found, name), encoding="utf-8")
     return _print(found, lambda rows: [name, "", *sweep.show(rows), "", f"picture: {file}",
                                        *page.wrapped(estimate.TRUST)], flags.json)  # fmt: skip

@@ -46,15 +46,22 @@ def _cost(program: Program, computation: str, seen: dict[str, tuple[int, Counter
     if computation not in seen:
         low, kinds = 0, Counter()
         for line in program.computations.get(computation, ()):
-            cheap, dear = _of(program, line, seen)
+            cheap, dear = of_line(program, line, seen)
             low += cheap
             kinds.update(dear)
         seen[computation] = low, kinds
     return seen[computation]
 
 
-def _of(program: Program, line: Instruction, seen: dict[str, tuple[int, Counter[str]]]) -> tuple[int, Counter[str]]:
-    """(low, high by kind) of one instruction and what it runs; a fusion's own line stands for its inside."""
+def of_line(program: Program, line: Instruction,
+            seen: dict[str, tuple[int, Counter[str]]]) -> tuple[int, Counter[str]]:
+    """(low, high by kind) of one instruction and what it runs; a fusion's own line stands for its inside.
+
+    Args:
+        program: that it stands in.
+        line: it.
+        seen: computations that are counted already; more are added.
+    """
     own = line.cycles or 0
     low, kinds = own, Counter({kind(program, line): own} if own else {})
     if line.opcode == "while":

@@ -52,8 +52,8 @@ def exchanges(found: Sequence[Collective]) -> list[Figures]:
     """The table of collectives: each with the bytes of one run, dtype and shape of its largest array."""
     return [{"kind": one.kind, "axis": one.axis, "bytes": one.bytes, "dtype": one.largest.dtype,
              "shape": list(one.largest.dims), "arrays": len(one.shapes), "times": one.times,
-             "asynchronous": one.asynchronous, "crosses_slices": one.crosses_slices, "source": one.source}
-            for one in found]
+             "group": one.group, "asynchronous": one.asynchronous, "crosses_slices": one.crosses_slices,
+             "source": one.source} for one in found]
 
 
 def products(config: ConfigDict, compiled: Compiled) -> Figures:
@@ -72,7 +72,7 @@ def of_program(config: ConfigDict, slice_: Slice, compiled: Compiled) -> Figures
     calls = kernels.find(program)
     chip, heads = slice_.chip, config.vision.num_heads // compiled.layout.axes["tensor"]
     kernel = total([_times(kernels.span(call, chip, heads), call) for call in calls if not call.estimated])
-    sent = total([traffic.span(one, chip, slice_.slices) for one in exchanged])
+    sent = traffic.time(program, exchanged, chip, slice_.slices)
     ms = 1e3 / chip.clock
     return {
         "collectives": exchanges(exchanged),
@@ -80,20 +80,28 @@ def of_program(config: ConfigDict, slice_: Slice, compiled: Compiled) -> Figures
         "conditionals": counted.conditionals, "loops_of_unknown_length": list(counted.unknown_loops),
         "kernels": [_shown(call) for call in calls],
         "kernel_ms_low": 1e3 * kernel.low, "kernel_ms_high": 1e3 * kernel.high,
-        "collective_ms_low": 1e3 * sent.low, "collective_ms_high": 1e3 * sent.high,
-        "est_ms_low": counted.low * ms + 1e3 * (kernel.low + sent.low),
-        "est_ms_high": counted.high * ms + 1e3 * (kernel.high + sent.high),
+        **exchange_times(sent, exchanged, slice_),
+        "est_ms_low": counted.low * ms + 1e3 * (kernel.low + sent.whole.low),
+        "est_ms_high": counted.high * ms + 1e3 * (kernel.high + sent.whole.high),
     }
 
 
 def of_gpu_program(config: ConfigDict, slice_: Slice, compiled: Compiled) -> Figures:
     """The keys about exchanges and time of a program for GPUs; those that only a TPU's compiler fills are None."""
     program = hlo.read(compiled.text)
-    time, exchanged = roofline.time(program, slice_.chip), collectives.find(program, compiled.layout)
-    sent = total([traffic.span(one, slice_.chip, slice_.slices) for one in exchanged])
+    time = roofline.time(program, slice_.chip, compiled.platform)
+    exchanged = collectives.find(program, compiled.layout)
+    sent = traffic.time(program, exchanged, slice_.chip, slice_.slices)
     return {"collectives": exchanges(exchanged), "est_cycles": None, "kernels": [],
-            "collective_ms_low": 1e3 * sent.low, "collective_ms_high": 1e3 * sent.high,
-            "est_ms_low": 1e3 * (time.low + sent.low), "est_ms_high": 1e3 * (time.high + sent.high)}
+            **exchange_times(sent, exchanged, slice_),
+            "est_ms_low": 1e3 * (time.low + sent.whole.low), "est_ms_high": 1e3 * (time.high + sent.whole.high)}
+
+
+def exchange_times(sent: traffic.Sent, found: Sequence[Collective], slice_: Slice) -> Figures:
+    """The keys about what exchanges add to a step, milliseconds, and what a chip sends to other slices, bytes."""
+    return {"collective_ms_low": 1e3 * sent.whole.low, "collective_ms_high": 1e3 * sent.whole.high,
+            "network_ms_low": 1e3 * sent.network.low, "network_ms_high": 1e3 * sent.network.high,
+            "network_bytes": round(sum(traffic.network_bytes(one, slice_.slices) for one in found))}
 
 
 def run(config: ConfigDict, slice_: Slice, figures: Mapping[str, Any], prices: Prices) -> Figures:

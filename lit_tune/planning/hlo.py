@@ -16,6 +16,7 @@ INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
 SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\]")
 CALLED = re.compile(r"\b(?:calls|to_apply|called_computations)=(?:\{([^}]*)\}|%?([\w.\-]+))")
 BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}|\b(?:true|false)_computation=%?([\w.\-]+)")
+PARTITIONS = re.compile(r"^HloModule .*\bnum_partitions=(\d+)")
 TRIPS = re.compile(r'"?known_trip_count"?\s*[:=]\s*\{\s*"?n"?\s*[:=]\s*"?(\d+)')
 NO_ESTIMATE = 2**62  # the largest int64 stands where the compiler could not say
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -109,10 +110,17 @@ class Visit(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled program as text says it is."""
+    """A compiled program as text says it is.
+
+    Attributes:
+        computations: by name, their lines in the order that they run in.
+        entry: the name of the one that runs.
+        partitions: devices that its replica groups number; of several slices those of one. 0 where the text has none.
+    """
 
     computations: dict[str, list[Instruction]]
     entry: str
+    partitions: int = 0
 
     def trips(self, loop: Instruction) -> int | None:
         """How often a `while` runs: what the compiler says, else the constant it compares with, else None."""
@@ -173,7 +181,8 @@ def read(text: str) -> Program:
             entry = header[2] if header[1] else entry
     if not entry:
         raise ValueError("no ENTRY computation in the program's text")
-    return Program(computations, entry)
+    found = PARTITIONS.match(text)
+    return Program(computations, entry, int(found[1]) if found else 0)
 
 
 @functools.lru_cache(maxsize=4096)

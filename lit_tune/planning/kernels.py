@@ -1,21 +1,22 @@
 """A stated model of what the compiler does not estimate: Pallas attention kernels, as a low and a high time.
 
-One image and one head at a time. A product (m, k) x (k, n) takes m rows through a matrix unit whose side k and n are
-padded to; a kernel's softmax, mask and rotary positions are 22 vector operations an element of the (n, n) logits,
-forward and backward together. Low: the longest of matrix unit, vector unit and memory, all at full rate. High: the
-three one after the other, the vector unit at a third of its rate. Never held against a TPU.
+The work of a pass is `lit_tune.models.attention.cost.passes`: products padded to the matrix unit's side, and vector
+instructions as counted in the compiler's own schedule. Low: matrix unit and vector unit one after the other, which is
+what that schedule comes to (the kernel's loop: 1,757 bundles forward and 2,965 backward for a third of a picture of
+197 tokens on v5e, so 0.45 and 0.76 ms for 128 pictures; the model says 0.40 and 0.74), or memory where that takes
+longer. High: half as long again for stalls, and then memory, nothing under it. Never held against a TPU.
 """
 
 import re
 from typing import NamedTuple
 
+from lit_tune.models.attention import cost
 from lit_tune.planning.chips import Chip
 from lit_tune.planning.hlo import Instruction, Program, Shape
 
-ROWS = 16  # bfloat16 rows of a tile: what m is padded to
 VECTOR_LANES = 8 * 128 * 4  # elements a TensorCore's vector unit takes a cycle: 8 sublanes, 128 lanes, 4 units
-FORWARD_OPERATIONS, BACKWARD_OPERATIONS = 7, 15  # of the 22
-SLOW_VECTOR = 3.0
+STALLS, SLOW_MEMORY = 1.5, 3.0
+FLOAT32_PRODUCTS = 6  # bfloat16 products that stand for one of float32
 TARGET = "tpu_custom_call"
 
 
@@ -27,8 +28,8 @@ class Kernel(NamedTuple):
         operands: shapes.
         results: shapes.
         times: a step.
-        products: matrix products of an attention kernel, 2 forward and 5 backward; 0 for any other kernel, of which
-            only the bytes are known.
+        products: matrix products of an attention kernel, forward or backward; 0 for any other kernel, of which only
+            the bytes are known.
         estimated: the compiler's cycles include it.
     """
 
@@ -79,13 +80,12 @@ def span(kernel: Kernel, chip: Chip, heads: int) -> Span:
     """
     memory = kernel.bytes / chip.hbm_rate
     if not kernel.products:
-        return Span(memory, SLOW_VECTOR * memory)
-    (b, n, width), operations = _sizes(kernel, heads), (
-        FORWARD_OPERATIONS if kernel.products == 2 else BACKWARD_OPERATIONS)
-    rows, wide, narrow = _pad(n, ROWS), _pad(n, chip.mxu), _pad(width // heads, chip.mxu)
-    matrix = kernel.products * 2 * rows * wide * narrow * b * heads / chip.peak
-    vector = operations * rows * _pad(n, 128) * b * heads / (VECTOR_LANES * chip.cores * chip.clock)
-    return Span(max(matrix, vector, memory), matrix + SLOW_VECTOR * vector + memory)
+        return Span(memory, SLOW_MEMORY * memory)
+    pictures, tokens, width = _sizes(kernel, heads)
+    flops, elements = cost.passes(tokens, heads, width // heads, kernel.products == cost.BACKWARD, chip.mxu)
+    flops *= FLOAT32_PRODUCTS if kernel.operands[0].dtype == "f32" else 1
+    busy = pictures * (flops / chip.peak + elements / (VECTOR_LANES * chip.cores * chip.clock))
+    return Span(max(busy, memory), STALLS * busy + memory)
 
 
 def _products(operands: tuple[Shape, ...], results: tuple[Shape, ...]) -> int:
@@ -95,7 +95,7 @@ def _products(operands: tuple[Shape, ...], results: tuple[Shape, ...]) -> int:
     made = sum(shape.dims in {one.dims for one in large} for shape in results)
     if equal < 3 or made not in (1, 3):
         return 0
-    return 2 if made == 1 else 5
+    return cost.FORWARD if made == 1 else cost.BACKWARD
 
 
 def _sizes(kernel: Kernel, heads: int) -> tuple[int, int, int]:
@@ -106,11 +106,6 @@ def _sizes(kernel: Kernel, heads: int) -> tuple[int, int, int]:
         return shape
     b, n, k = shape[0], *((shape[2], shape[3]) if shape[1] == heads else (shape[1], shape[3]))
     return b, n, heads * k
-
-
-def _pad(size: int, unit: int) -> int:
-    """The next multiple."""
-    return -(-size // unit) * unit
 
 
 def _name(line: Instruction) -> str:

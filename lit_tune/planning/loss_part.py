@@ -89,13 +89,14 @@ def _figures(compiled: Compiled, slice_: Slice) -> Figures:
         return found
     program = hlo.read(compiled.text)
     counted, sent = cycles.count(program), collectives.find(program, compiled.layout)
-    time = estimate.total([traffic.span(one, slice_.chip, slice_.slices) for one in sent])
+    time = traffic.time(program, sent, slice_.chip, slice_.slices)
     ms = 1e3 / slice_.chip.clock
     return found | {
         "est_cycles": counted.high, "est_cycles_low": counted.low, "est_ms": counted.high * ms,
         "est_ms_cheapest_branch": counted.low * ms, "conditionals": counted.conditionals,
-        "collective_ms_low": 1e3 * time.low, "collective_ms_high": 1e3 * time.high,
-        "est_ms_low": counted.low * ms + 1e3 * time.low, "est_ms_high": counted.high * ms + 1e3 * time.high,
+        **estimate.exchange_times(time, sent, slice_),
+        "est_ms_low": counted.low * ms + 1e3 * time.whole.low,
+        "est_ms_high": counted.high * ms + 1e3 * time.whole.high,
         "collectives": estimate.exchanges(sent)}
 
 

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ MANY = 12  # collectives shown; the rest in one line
 def show(found: Figures) -> list[str]:
     """The lines of a plan."""
     lines = [*_head(found), "", *_memory(found)]
-    if found["fits"]:
+    if found["est_ms_low"] is not None:
         lines += ["", *_exchanges(found), "", *_products(found), "", *_time(found), "", *_run(found)]
     return lines
 
@@ -66,16 +67,25 @@ def _memory(found: Figures) -> list[str]:
     limit, peak = found["hbm_limit_gib"], found["hbm_peak_gib"]
     if found["fits"]:
         code = f", the program itself {found['hbm_code_gib']:.2f} besides" if found["hbm_code_gib"] else ""
-        lines = [f"FITS           {peak:.2f} of {limit:g} GiB a chip: arguments {found['hbm_arguments_gib']:.2f}, "
-                 f"temporaries {found['hbm_temporaries_gib']:.2f}{code}"]
-        return lines + [f"               {note}" for note in found["notes"]]
+        most = "at most " if found["memory_is_bound"] else ""
+        lines = [f"FITS           {most}{peak:.2f} of {limit:g} GiB a chip: arguments "
+                 f"{found['hbm_arguments_gib']:.2f}, temporaries {found['hbm_temporaries_gib']:.2f}{code}"]
+        return lines + _notes(found)
     wanted = "more than there is" if peak is None else f"{peak:.2f} GiB"
-    lines = [f"DOES NOT FIT   it wants {wanted}, a chip has {limit:g} GiB"]
+    lines = [f"DOES NOT FIT   it wants {wanted}, a chip has {limit:g} GiB"] if not found["memory_is_bound"] else [
+        f"MAY NOT FIT    it wants {wanted} at most, a chip has {limit:g} GiB"]
     for one in found["would_fit"]:
         lines.append(f"  would fit    {one['change']}   ({one['hbm_peak_gib']:.2f} GiB)")
     if not found["would_fit"]:
         lines.append("  no single change that was tried makes it fit; change two, or take a larger slice")
-    return lines + [f"               {note}" for note in found["notes"]]
+    return lines + _notes(found)
+
+
+def _notes(found: Figures) -> list[str]:
+    """What a reader has to know of the memory, under its line."""
+    margin = " " * 15
+    return [line for note in found["notes"] for line in textwrap.wrap(
+        note, WIDTH, initial_indent=margin, subsequent_indent=margin)]
 
 
 def _exchanges(found: Figures) -> list[str]:
@@ -83,16 +93,17 @@ def _exchanges(found: Figures) -> list[str]:
     shown = found["collectives"]
     if not shown:
         return ["no exchange between chips"]
-    rows = [("exchange", "axis", "bytes", "largest array", "arrays", "times")]
-    for one in shown[:MANY]:
+    times: Counter[tuple[str, ...]] = Counter()  # a layer's like another's: one line
+    for one in shown:
         kind = one["kind"] + (" (async)" if one["asynchronous"] else "")
-        axis = one["axis"] + (" + network" if one["crosses_slices"] else "")
+        axis = one["axis"] + ((", between slices" if one["crosses_slices"] else ", in a slice")
+                              if found["slices"] > 1 else "")
         shape = "x".join(map(str, one["shape"])) or "scalar"
-        rows.append((kind, axis, amount(one["bytes"]), f"{one['dtype']} {shape}", str(one["arrays"]),
-                     str(one["times"])))  # fmt: skip
-    lines = table(rows, right=(2, 4, 5))
-    rest = shown[MANY:]
-    return lines + ([f"and {len(rest)} smaller ones"] if rest else [])
+        times[kind, axis, amount(one["bytes"]), f"{one['dtype']} {shape}", str(one["arrays"])] += one["times"]
+    rows = [("exchange", "axis", "bytes", "largest array", "arrays", "times"),
+            *((*row, str(n)) for row, n in list(times.items())[:MANY])]
+    lines, rest = table(rows, right=(2, 4, 5)), list(times.values())[MANY:]
+    return lines + ([f"and {sum(rest)} smaller ones"] if rest else [])
 
 
 def _products(found: Figures) -> list[str]:
@@ -107,8 +118,9 @@ def _time(found: Figures) -> list[str]:
     """The step, by parts."""
     step = f"step           {spread(found['est_ms_low'], found['est_ms_high'], ',.1f')} ms"
     if found["roofline"]:
-        return [f"{step}   (roofline: FLOPs at peak and bytes at full bandwidth, at best together, at worst one after "
-                "the other; no kernel is that good)"]
+        best = "the FLOPs alone" if found["memory_is_bound"] else "together"
+        return [step, *wrapped(f"a roofline: FLOPs at peak and bytes at full bandwidth, at best {best}, at worst one "
+                               "after the other; no kernel is that good")]
     kinds = ", ".join(f"{name} {value / found['est_cycles']:.0%}" for name, value in sorted(
         found["est_cycles_by_kind"].items(), key=lambda item: -item[1]))
     lines = [step, f"  compiler     {found['est_cycles'] / 1e6:,.1f} M cycles: {kinds}"]
@@ -116,8 +128,10 @@ def _time(found: Figures) -> list[str]:
         calls = sum(kernel["times"] for kernel in found["kernels"])
         lines.append(f"  kernels      {spread(found['kernel_ms_low'], found['kernel_ms_high'], '.1f')} ms for {calls} "
                      "Pallas calls, by the model in docs/plan.md")
+    network = spread(found["network_ms_low"], found["network_ms_high"], ".1f")
     lines.append(f"  exchanges    {spread(found['collective_ms_low'], found['collective_ms_high'], '.1f')} ms, by the "
-                 "same page")
+                 "same page" + (f"; {network} of it between slices, {amount(found['network_bytes'])} a chip"
+                                if found["slices"] > 1 else ""))
     if found["est_cycles_plain"]:
         ratio = found["est_cycles_plain"] / found["est_cycles"]
         lines.append(f"  plain step   {found['est_cycles_plain'] / 1e6:,.1f} M cycles (einsum attention, full remat): "

@@ -63,17 +63,30 @@ def _holds_texts(one: Collective, shape: hlo.Shape, rows: int, width: int) -> bo
 
 
 def _reductions(config: ConfigDict, found: Sequence[Collective], compiled: Compiled) -> list[str]:
-    """Every gradient is reduced once over the data axis: as many elements as are trained, give or take the loss's."""
-    axes, trained = compiled.layout.axes, compiled.trained
+    """Every gradient is reduced once over the data axis: as many elements as are trained, give or take the loss's.
+
+    Between slices each chip reduces its part of what its slice has summed.
+    """
+    axes, slices = compiled.layout.axes, len(set(compiled.layout.slice_of))
     if axes["data"] == 1 or axes["fsdp"] * axes["tensor"] > 1:
         return []  # parts of a gradient are reduced over each axis: their sum says nothing
+    far = [one for one in found if one.name]  # handed to the network, apart from the exchanges of a slice
+    inside = axes["data"] // slices if far else axes["data"]
+    lines = _reduced_once(config, [one for one in found if not one.name], compiled.trained) if inside > 1 else []
+    return lines + (_reduced_once(config, far, compiled.trained, inside, " between slices") if far else [])
+
+
+def _reduced_once(config: ConfigDict, found: Sequence[Collective], trained: int, parts: int = 1,
+                  where: str = "") -> list[str]:
+    """The line if exchanges do not sum as many elements as are trained, cut into `parts`."""
     reduced = sum(shape.size * one.times for one in found if one.kind in ("all-reduce", "reduce-scatter")
                   for shape in one.shapes if not _holds_texts(one, shape, *texts(config)))
     spare = 4 * texts(config)[0] * (1 + len(config.loss.matryoshka_dims)) + SMALL
     # A pooling query's kernel has a gradient of rank one: the compiler reduces the vector and not the matrix.
-    if 0.9 * trained <= reduced <= 1.01 * trained + spare:
+    if 0.9 * trained / parts <= reduced <= (1.01 * trained + spare) / parts + SMALL:
         return []
-    return [f"gradients of {trained} parameters are reduced once: found {reduced} elements reduced"]
+    return [f"gradients of {trained} parameters are reduced once{where}: found {reduced} elements reduced"
+            + (f", of {trained / parts:.0f} a chip" if where else "")]
 
 
 def _all_to_alls(found: Sequence[Collective]) -> list[str]:

@@ -1,8 +1,9 @@
 """The step on GPUs by roofline: each instruction takes its FLOPs at peak or its bytes at full bandwidth.
 
 There is no ahead-of-time compiler for a GPU that is absent: where the machine has the GPUs, the program is compiled
-for them, else for the CPU, whose own choices (einsum attention, bfloat16 widened to float32) make its memory and its
-traffic larger than a GPU's. Which of the two was done is said in `notes`.
+for them, else for the CPU, whose own choices (einsum attention, bfloat16 widened to float32, nothing of a remat policy
+left) make its memory and its traffic larger than a GPU's: only its FLOPs then bound the time from below. Which of the
+two was done is said in `notes`.
 """
 
 import math
@@ -44,11 +45,18 @@ def notes(platform: str) -> list[str]:
     if platform in GPU:
         return ["compiled for the GPUs of this machine: memory by XLA's own analysis, time by roofline"]
     return ["compiled for the CPU, no such GPU is here: its memory and traffic are upper bounds (einsum attention, "
-            "bfloat16 widened to float32)"]
+            "bfloat16 widened to float32, remat undone), so what does not fit here may fit there; the low end of the "
+            "time is its products at peak, without any traffic"]
 
 
-def time(program: Program, chip: Chip) -> Span:
-    """Seconds of one step on one device: low, an instruction's FLOPs and bytes together; high, one after the other."""
+def time(program: Program, chip: Chip, platform: str) -> Span:
+    """Seconds of one step on one device: low, an instruction's FLOPs and bytes together; high, one after the other.
+
+    Args:
+        program: it.
+        chip: whose peak and bandwidth are taken.
+        platform: that it was compiled for; a CPU's bytes are no lower bound of a GPU's and not in the low end.
+    """
     low = high = 0.0
     known: dict[str, Known] = {}
     for visit in program.visits():
@@ -59,7 +67,7 @@ def time(program: Program, chip: Chip) -> Span:
         moved = sum(shape.bytes for name in line.operands for shape in here.get(name, ()))
         memory = (moved + sum(shape.bytes for shape in line.shapes)) / chip.hbm_rate
         compute = flops(program, line, here) / chip.peak
-        low += visit.times * max(memory, compute)
+        low += visit.times * (max(memory, compute) if platform in GPU else compute)
         high += visit.times * (memory + compute)
     return Span(low, high)
 

@@ -43,6 +43,20 @@ def _until_it_fits(plan: Callable[[ConfigDict, Slice], tuple[Figures, Compiled]]
             parts *= 2
 
 
+def amount(slices: Sequence[Slice]) -> str:
+    """How much there is to compile, for people who wait for it."""
+    least = len(POLICIES) * len(slices)
+    return (f"{least} programs to compile at least ({len(slices)} x remat {', '.join(POLICIES)}), more where the batch "
+            "has to be cut; one of the paper's tower takes 1 to 3 minutes on two idle cores")
+
+
+def line(found: Figures) -> str:
+    """One plan of a sweep, when it is there."""
+    peak = "?" if found["hbm_peak_gib"] is None else f"{found['hbm_peak_gib']:.2f}"
+    return (f"{found['topology']}, remat {found['remat']}, {found['micro_batches']} part(s): {peak} of "
+            f"{found['hbm_limit_gib']:g} GiB{'' if found['fits'] else ', does not fit'}; {found['compile_s']:.0f} s")
+
+
 def show(rows: Sequence[Figures]) -> list[str]:
     """The table."""
     lines = [("slice", "remat", "parts", "GiB a chip", "of", "ms a step", "MFU", "pairs/s a chip", "chip-hours", "USD")]

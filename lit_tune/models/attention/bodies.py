@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float
 
-LANES = 128  # of a TPU's vector register, and the side of its matrix unit
+from lit_tune.models.attention.cost import LANES
+
 LOG2E = math.log2(math.e)
 
 LaneTables = tuple[Float[Array, "n l"], Float[Array, "n l"]] | None

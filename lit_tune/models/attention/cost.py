@@ -1,13 +1,13 @@
-"""What the attention kernel costs, from its shapes: for the compiler's schedule, for its memory and for a plan."""
+"""What the attention kernel costs, from its shapes: for the compiler's schedule, for its memory and for a plan. No jax.
+
+The only place that knows: `short` gives `plain` to the compiler, `choice` asks `vmem`, `lit-tune plan` reads `passes`.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-import jax
-from jax.experimental import pallas as pl
-
-from lit_tune.models.attention.bodies import LANES
-
+LANES = 128  # of a TPU's vector register, and the side of the matrix unit of most
 SUBLANES = 8  # rows of a TPU's vector register of float32
 # Mosaic's default share of VMEM is 16 MiB on every generation; a kernel within it needs no flag of the user's.
 VMEM = 16 * 2**20
@@ -42,39 +42,53 @@ def vmem(n: int, itemsize: int) -> int:
     return blocks + LIVE[itemsize] * padded(n, SUBLANES) * padded(n, LANES) * 4
 
 
+FORWARD, BACKWARD = 2, 5  # products of a pass, one picture and head: logits and mix; both again and three gradients
 # Arithmetic instructions on vector registers for each register of logits, everything of a pass on (n, d) arrays spread
 # over them; counted in what the compiler schedules for v5e at 197 tokens and heads of 64, bfloat16.
 VECTOR_OPS = {"forward": 15, "backward": 26}
 
 
-def passes(tokens: int, heads: int, head_dim: int, backward: bool) -> tuple[int, int]:
+def passes(tokens: int, heads: int, head_dim: int, backward: bool, side: int = LANES) -> tuple[int, int]:
     """What one picture's attention asks of the matrix unit and of the vector unit, padded as the hardware pads.
 
     Args:
         tokens: rows of a picture.
         heads, head_dim: of one device.
         backward: the backward pass instead of the forward one.
+        side: of the matrix unit.
 
     Returns:
         flops on the matrix unit, bfloat16 (float32 inputs take six times as many), and elements of vector registers
         that an arithmetic instruction acts on; exponentials are not in it.
     """
-    rows, lanes = padded(tokens, 16), padded(tokens, LANES)
-    logits = 2 * rows * LANES * lanes  # a head's channels fill the depth of 128 at most half
+    rows, wide = padded(tokens, 16), padded(tokens, side)
+    logits = 2 * rows * padded(head_dim, side) * wide  # a head of 64 channels fills half the depth at most
     if backward:
-        flops = 2 * logits + 3 * 2 * padded(head_dim, 16) * lanes * lanes
+        flops = 2 * logits + (BACKWARD - 2) * 2 * padded(head_dim, 16) * wide * wide
     else:
-        flops = 2 * logits
+        flops = FORWARD * logits
     ops = VECTOR_OPS["backward" if backward else "forward"]
-    return heads * flops, heads * ops * padded(tokens, SUBLANES) * lanes
+    return heads * flops, heads * ops * padded(tokens, SUBLANES) * padded(tokens, LANES)
 
 
-def estimate(arrays: Sequence[jax.Array], tables: Sequence[jax.Array], outputs: int, head_dim: int) -> pl.CostEstimate:
-    """The plain count of a pass, unpadded: products, exponentials and bytes in and out of HBM."""
-    b, n, d = arrays[0].shape
-    products = 2 if outputs == 1 else 5
-    moved = sum(math.prod(a.shape) * a.dtype.itemsize for a in [*arrays, *tables, *[arrays[0]] * outputs])
-    heads = d // head_dim
-    return pl.CostEstimate(
-        flops=2 * products * b * n * n * d, transcendentals=b * heads * n * n, bytes_accessed=moved
-    )
+class Count(NamedTuple):
+    """The unpadded count of a pass over a batch, by the names that Pallas has for them."""
+
+    flops: int
+    transcendentals: int
+    bytes_accessed: int
+
+
+def plain(shape: tuple[int, int, int], head_dim: int, backward: bool, moved: Iterable[Any]) -> Count:
+    """Products, exponentials, and bytes in and out of HBM.
+
+    Args:
+        shape: (b, n, d) of the queries.
+        head_dim: channels of a head.
+        backward: the backward pass instead of the forward one.
+        moved: every array that goes in or out, with its shape and dtype.
+    """
+    b, n, d = shape
+    return Count(
+        flops=2 * (BACKWARD if backward else FORWARD) * b * n * n * d, transcendentals=b * (d // head_dim) * n * n,
+        bytes_accessed=sum(math.prod(a.shape) * a.dtype.itemsize for a in moved))

@@ -86,7 +86,8 @@ def _call(
         out_specs=[block] * outputs,
         out_shape=[jax.ShapeDtypeStruct((b, n, d), arrays[0].dtype)] * outputs,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
-        cost_estimate=cost.estimate(arrays, tables, outputs, head_dim),
+        cost_estimate=pl.CostEstimate(**cost.plain(
+            arrays[0].shape, head_dim, outputs > 1, [*arrays, *tables, *[arrays[0]] * outputs])._asdict()),
         interpret=interpret,
     )
     return call(*arrays, *tables)
