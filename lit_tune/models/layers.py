@@ -152,12 +152,10 @@ class Attention(nnx.Module):
         bias = self._joined_bias()
         biases = [None] * 3 if bias is None else jnp.split(bias, 3)
         # Three products: the parts of one joined product would be copied before the kernel can read them.
-        rotated = partial(deinterleave, num_heads=self.num_heads) if self.interleaved else None
         q, k, v = (
-            checkpoint_name(normed_affine(x, linear.kernel[...], b, dtype, norm, arrange), name)
-            for linear, b, name, arrange in zip(
-                (self.q, self.k, self.v), biases, "qkv", (rotated, rotated, None), strict=True)
-        )  # fmt: skip
+            checkpoint_name(normed_affine(x, w, b, dtype, norm), name)
+            for w, b, name in zip(self._kernels(), biases, "qkv", strict=True)
+        )
         return pallas_attention(q, k, v, rope, x.shape[-1] // self.num_heads, kernel)
 
     def __call__(

@@ -4,7 +4,6 @@
 Letters in shapes: b batch, r rows, d width.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -12,8 +11,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
-
-Arrange = Callable[[Array], Array]
 
 
 def matmul_precision(dtype: DTypeLike) -> jax.lax.Precision:
@@ -57,23 +54,19 @@ def joined_bias(linears: list[Linear]) -> Float[Array, " d_out"] | None:
 
 def normed_affine(
     x: Float[Array, "*b d_in"], kernel: Float[Array, "d_in d_out"], bias: Float[Array, " d_out"] | None,
-    dtype: DTypeLike, norm: "LayerNorm | None", arrange: Arrange | None = None,
+    dtype: DTypeLike, norm: "LayerNorm | None",
 ) -> Float[Array, "*b d_out"]:
     """norm(x) @ kernel + bias; the norm's scale and bias act on the weights.
 
     (s y + t) @ W + b = y @ (s W) + (t @ W + b): so the gradients of s and t come from the small gradient of the
     weights, where they would cost two passes over all tokens.
-
-    Args:
-        arrange: puts the columns of the kernel into another order; `bias` is in it already.
     """
     if norm is None:
-        return affine(x, kernel, bias, dtype, arrange=arrange)
+        return affine(x, kernel, bias, dtype)
     if norm.bias is not None:
-        arranged = kernel if arrange is None else arrange(kernel)
-        shift = jnp.matmul(norm.bias[...], arranged, precision=jax.lax.Precision.HIGHEST)
+        shift = jnp.matmul(norm.bias[...], kernel, precision=jax.lax.Precision.HIGHEST)
         bias = shift if bias is None else bias + shift
-    return affine(standardize(x, norm.eps), kernel, bias, dtype, scale=norm.scale[...], arrange=arrange)
+    return affine(standardize(x, norm.eps), norm.scale[...][:, None] * kernel, bias, dtype)
 
 
 def affine(
@@ -81,60 +74,13 @@ def affine(
     kernel: Float[Array, "d_in d_out"],
     bias: Float[Array, " d_out"] | None,
     dtype: DTypeLike,
-    *,
-    scale: Float[Array, " d_in"] | None = None,
-    arrange: Arrange | None = None,
 ) -> Float[Array, "*b d_out"]:
-    """x @ (scale * kernel) + bias with x, the weights and the bias cast to `dtype`.
-
-    Args:
-        arrange: puts the columns of the kernel into another order; `bias` is in it already.
-    """
+    """x @ kernel + bias with all three cast to `dtype`."""
     # Rows in one axis: XLA's CPU backend copies the transpose of a (b, n, d) cotangent for the weights' gradient, which
     # makes that product twice as slow.
     rows = x.astype(dtype).reshape(-1, x.shape[-1])  # (b * n, d_in)
-    product = _product if dtype == jnp.float32 else _product_casting_twice
-    y = product(rows, kernel, scale, arrange).reshape(*x.shape[:-1], -1)
+    y = jnp.matmul(rows, kernel.astype(dtype), precision=matmul_precision(dtype)).reshape(*x.shape[:-1], -1)
     return y if bias is None else add_bias(y, bias)
-
-
-def _product(
-    rows: Float[Array, "r d_in"], kernel: Float[Array, "d_in d_out"], scale: Float[Array, " d_in"] | None,
-    arrange: Arrange | None,
-) -> Float[Array, "r d_out"]:
-    """rows @ (scale * kernel), the weights cast to the dtype of the rows."""
-    kernel = kernel if arrange is None else arrange(kernel)
-    kernel = kernel if scale is None else scale[:, None] * kernel
-    return jnp.matmul(rows, kernel.astype(rows.dtype), precision=matmul_precision(rows.dtype))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _product_casting_twice(
-    rows: Float[Array, "r d_in"], kernel: Float[Array, "d_in d_out"], scale: Float[Array, " d_in"] | None,
-    arrange: Arrange | None,
-) -> Float[Array, "r d_out"]:
-    """`_product`, whose backward pass makes the weights again from the float32 ones.
-
-    Kept from the forward pass, the bfloat16 weights of EVA02-B would be 0.16 GiB; to make them again takes 0.6 ms of a
-    v5e's memory bandwidth.
-    """
-    return _product(rows, kernel, scale, arrange)
-
-
-def _product_kept(rows: Array, kernel: Array, scale: Array | None, arrange: Arrange | None) -> tuple[Array, tuple]:
-    return _product(rows, kernel, scale, arrange), (rows, kernel, scale)
-
-
-def _product_gradients(
-    arrange: Arrange | None, kept: tuple, g: Float[Array, "r d_out"]
-) -> tuple[Array, Array, Array | None]:
-    rows, *weights = kept
-    weights = jax.lax.optimization_barrier(weights)  # else the compiler finds both casts and keeps the first
-    _, pull = jax.vjp(partial(_product, arrange=arrange), rows, *weights)
-    return pull(g)
-
-
-_product_casting_twice.defvjp(_product_kept, _product_gradients)
 
 
 @jax.custom_vjp
