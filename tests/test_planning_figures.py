@@ -80,12 +80,18 @@ def test_a_program_that_keeps_its_promises_breaks_none() -> None:
     ("%a = f32[600,1000]{1,0} all-reduce(%x), channel_id=7, " + WHOLE, "are reduced once: found 1201024"),
     ("%a = bf16[8,96]{1,0} all-to-all(%x), channel_id=7, " + WHOLE, "no all-to-all: found all-to-all of 1536 bytes"),
     ("%a = (u32[8]{0}, u32[8]{0}) ragged-all-to-all(%x), " + WHOLE, "found ragged-all-to-all"),
-    ("%a = f32[128,1024]{1,0} fusion(%x), kind=kLoop, calls=%f", "no table of 128 x 1024 logits: found f32[128, 1024]"),
-    ("%a = f32[1024,128]{1,0} fusion(%x), kind=kLoop, calls=%f", "found f32[1024, 128]"),
-    ("%a = (f32[2]{0}, f32[8,128,128]{2,1,0}) fusion(%x), kind=kLoop, calls=%f", "found f32[8, 128, 128]"),
 ])
 def test_each_broken_promise_is_told(line: str, said: str) -> None:
     assert any(said in told for told in promises.broken(small(), compiled(line)))
+
+
+@pytest.mark.parametrize("dims", ["1024,8192", "8192,1024", "8,1024,1024"])
+def test_a_table_of_logits_is_told_where_the_loss_walks_in_blocks(dims: str) -> None:
+    said = f"no table of 1024 x 8192 logits: found f32[{dims.replace(',', ', ')}]"
+    line = f"%a = (f32[2]{{0}}, f32[{dims}]{{1,0}}) fusion(%x), kind=kLoop, calls=%f"
+    assert any(said in told for told in promises.broken(small(global_batch=8192), compiled(line)))
+    # 1,024 texts are one block, which is the table
+    assert promises.broken(small(), compiled("%a = f32[128,1024]{1,0} fusion(%x), kind=kLoop, calls=%f")) == []
 
 
 def test_what_is_missing_or_no_table_is_told_apart_too() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from lit_tune.losses import blocks
 from lit_tune.planning import collectives, hlo
 from lit_tune.planning.collectives import Collective
 from lit_tune.planning.compiling import GIB, Compiled
@@ -99,6 +100,8 @@ def _tables(config: ConfigDict, program: Program, compiled: Compiled) -> list[st
     """No array holds every logit of a device's rows: n_local x N float32, whatever the order of its dimensions."""
     rows = texts(config)[0]
     local = config.global_batch // (compiled.layout.axes["data"] * compiled.layout.axes["fsdp"])
+    if blocks.width_of_block(local, rows) >= rows:  # so few texts that the loss takes them as one block
+        return []
     seen = {(shape, visit.instruction.source) for visit in program.visits() if not visit.fused
             for shape in visit.instruction.shapes if shape.dtype == "f32" and _is_table(shape.dims, local, rows)}
     return [f"no table of {local} x {rows} logits: found f32{list(shape.dims)} ({source})"
