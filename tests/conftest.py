@@ -5,8 +5,6 @@ This has to come before jax is imported anywhere, which is why it stands here an
 
 import os
 import re
-import shutil
-import tempfile
 
 import pytest
 
@@ -15,20 +13,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# And most of those compiles are of programs that another test, or a process that a test starts, compiles too.
-CACHE = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="lit-tune-tests.")
-if CACHE is not None:  # pytest-xdist's workers and the tests' own processes inherit it
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": CACHE, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                   "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}  # fmt: skip
-
 COMPARED = re.compile(r"(\d+) arrays compared")  # what the tests that walk the reference folder print
 compared: dict[str, int] = {}  # by test
-
-
-def pytest_unconfigure() -> None:
-    """Nothing is left of the programs."""
-    if CACHE is not None:
-        shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
