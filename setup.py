@@ -32,7 +32,7 @@ REQUIRES = [
     "ftfy",  # evaluation cleans texts as the reference does
 ]
 
-TEST = ["pytest>=8.0", "beartype>=0.22"]
+TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "beartype>=0.22"]
 
 EXTRAS = {
     "tpu": ["jax[tpu]", "etils[epath-gcs]"],  # jax pins the libtpu that fits it: never install libtpu alone

@@ -1,4 +1,5 @@
-"""What every test runs under: the CPU, split into 8 devices, offline; and the count of reference arrays compared.
+"""What every test runs under: the CPU, split into 8 devices, offline, files spread over the cores; and the count of
+reference arrays compared.
 
 This has to come before jax is imported anywhere, which is why it stands here and imports nothing of lit_tune.
 """
@@ -7,14 +8,33 @@ import os
 import re
 
 import pytest
+import simulated
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# The tests are mostly compiles of small programs: without LLVM's optimisations they take half the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", simulated.flags(8))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 COMPARED = re.compile(r"(\d+) arrays compared")  # what the tests that walk the reference folder print
 compared: dict[str, int] = {}  # by test
+
+# Files that take a minute or so: they are started first, so that no core is left with one of them at the end.
+DEAR = ("test_end_to_end", "test_resume", "test_step", "test_models_reference", "test_train_reference",
+        "test_bench_step", "test_embed_resume", "test_models", "test_train_loop", "test_import", "test_evaluation")
+MOST_WORKERS = 4  # each takes about two gigabytes, and the dearest file is a quarter of the whole
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes to spread the files over: as many as there are cores, up to 4; 0, this one, where files are named."""
+    if any(".py" in word for word in config.args):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if cores == 1 else min(cores, MOST_WORKERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the dear files first, in the order of DEAR; the rest stays as it was."""
+    place = {name: number for number, name in enumerate(DEAR)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(DEAR)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

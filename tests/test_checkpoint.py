@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import simulated
 from jax.sharding import NamedSharding, PartitionSpec as P, SingleDeviceSharding
 
 from lit_tune import checkpoint, step_folders, tree, verify
@@ -305,7 +306,7 @@ def sharded(step, spec):
 
 def start(body: str, folder: Path, devices: int = 1, **variables: str) -> subprocess.Popen:
     environment = os.environ | {"JAX_PLATFORMS": "cpu"} | variables
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    environment["XLA_FLAGS"] = simulated.flags(devices)
     return subprocess.Popen([sys.executable, "-c", PRELUDE + textwrap.dedent(body), str(folder)], env=environment,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -10,6 +10,7 @@ import textwrap
 import time
 
 import pytest
+import simulated
 
 from lit_tune import distributed
 from lit_tune.errors import ConfigError
@@ -37,7 +38,7 @@ def start(body: str, number: int = 2) -> list[subprocess.Popen]:
     """`number` processes of one run, each running `body` after joining the others."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": simulated.flags(1),
         "LIT_TUNE_COORDINATOR": f"127.0.0.1:{free_port()}",
         "LIT_TUNE_NUM_PROCESSES": str(number),
     }

@@ -11,6 +11,7 @@ import evaldata_folders as folders
 import jax
 import numpy as np
 import pytest
+import simulated
 from small_models import small_config, write_export, write_run, write_text_tower
 from test_distributed import free_port
 
@@ -235,7 +236,7 @@ def test_a_picture_that_does_not_decode_ends_with_4_and_names_it(home: Path, tmp
 
 def start(words: list[str], process: int, of: int, port: int, cache: Path) -> subprocess.Popen:
     """`python -m lit_tune.eval` as one of several processes with two devices each."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": simulated.flags(2),
                                 "LIT_TUNE_CACHE": str(cache)}  # fmt: skip
     place = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={of}", f"--process_id={process}"] if of > 1 else []
     return subprocess.Popen([sys.executable, "-m", "lit_tune.eval", *words, *place], env=environment, text=True,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import simulated
 from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -85,7 +86,7 @@ def arguments(text: Path, pictures: Path, workdir: Path, **changes: Any) -> list
 def start(arguments: list[str], cache: Path, *, devices: int = 1, **environment: str) -> subprocess.Popen:
     """`python -m lit_tune.train` in a process of its own; its output is in `.stdout` as text."""
     variables = os.environ | {"LIT_TUNE_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
-                              "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **environment}
+                              "XLA_FLAGS": simulated.flags(devices), **environment}
     return subprocess.Popen([sys.executable, "-m", "lit_tune.train", *arguments], env=variables, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parent.parent)
 
