@@ -4,9 +4,9 @@
     lit-tune train --config=lit_b16_1gpu --workdir=DIR --config.data.train='SHARDS/{00000..01242}.tar' \
         --config.vision.init_from=EVA02_B_MIM
 
-The batch is embedded in parts, so its size does not hang on the memory of the GPU: 512 pictures at a time take about
-30 GB; on a card of 24 GB add --config.micro_batches=16, on one of 12 GB 32. The learning rate follows the square root
-of the batch: 1e-3 at 65,536 becomes 2.5e-4. Not run yet.
+The batch is embedded in parts, so its size does not hang on the memory of the GPU: 512 pictures at a time should take
+about 30 GB (a TPU's program keeps 52 MiB a picture); on a card of 24 GB add --config.micro_batches=16, on one of 12 GB
+32. The learning rate follows the square root of the batch: 1e-3 at 65,536 becomes 2.5e-4. Not run yet.
 """
 
 from ml_collections import ConfigDict
