@@ -1,5 +1,6 @@
 """embed goes on where it stopped: whatever killed it, whenever, the file is the one of a run that nobody disturbed."""
 
+import functools
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 from collections_on_disk import refused, write_tar
 from small_models import picture, small_config, write_run, write_text_tower
 
-from lit_tune import cli, embed, unfinished
+from lit_tune import cli, embed, tower, unfinished
 
 PICTURES = 11
 ARRIVAL = 120  # seconds for a process to begin embedding
@@ -53,6 +54,7 @@ def test_killed_at_any_step_it_goes_on_and_gives_the_very_same_file(
     kind: str, suffix: str, home: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embed, "CHUNKS", {"pictures": 3, "texts": 4})
+    monkeypatch.setattr(tower, "load", functools.cache(tower.load))  # a real process loads the model again, below
     what, code = getattr(home, kind), 4 if kind == "images" else 0
     assert cli.main(argv(home, what, tmp_path / f"whole{suffix}")) == code
     whole = (tmp_path / f"whole{suffix}").read_bytes()
