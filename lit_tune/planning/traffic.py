@@ -59,9 +59,11 @@ def network_bytes(one: Collective, slices: int) -> float:
     """What one chip sends to other slices in all runs of an exchange in a step."""
     if not one.crosses_slices:
         return 0.0
-    among = one.group if one.name else slices  # a chip's own part, or that of all chips of a slice
-    return PASSES.get(one.kind, 1.0) * one.bytes * one.times * (among - 1) / among / (1 if one.name else max(
-        1, one.group // slices))
+    if one.name:  # by way of the hosts: this chip's own part, among the chips in its place
+        part, among = one.bytes, one.group
+    else:  # one exchange of the chips of all slices
+        part, among = one.bytes / max(1, one.group // slices), slices
+    return PASSES.get(one.kind, 1.0) * part * one.times * (among - 1) / among
 
 
 def _inside(one: Collective, chip: Chip, slices: int) -> Span:
