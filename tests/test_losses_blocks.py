@@ -321,7 +321,7 @@ def test_the_paper_s_batch_can_be_traced(name: str) -> None:
 
 
 def test_blocks_hold_a_bounded_number_of_elements() -> None:
-    for images, width in ((4096, 4096), (3000, 2944), (256, 2048), (65_536, 256), (10_000_000, 128), (5000, 3328)):
+    for images, width in ((4096, 4096), (3000, 4096), (256, 4096), (65_536, 256), (10_000_000, 128), (5000, 3328)):
         assert blocks.width_of_block(images, 65_536) == width
     assert blocks.width_of_block(8, 24) == 24
 

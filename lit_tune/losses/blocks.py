@@ -18,7 +18,6 @@ from lit_tune.losses import shapes
 
 _ELEMENTS = 2**24  # of a block: 64 MiB in float32, enough for products at full speed
 _WIDEST = 4_096  # columns: more gain nothing, and a small share of a large batch would be one block, the whole table
-_WIDE = 2_048  # columns: enough where a device has fewer images than that
 
 
 class Form(NamedTuple):
@@ -96,7 +95,7 @@ def share(rows: jax.Array, mesh: Mesh | None, count: int | None = None) -> jax.A
 def width_of_block(images: int, texts: int) -> int:
     """Columns at a time for a number of images on a device."""
     lanes = 128  # of a TPU's vector registers
-    return min(texts, _WIDEST, max(images // lanes * lanes, _WIDE), max(lanes, _ELEMENTS // images // lanes * lanes))
+    return min(texts, _WIDEST, max(lanes, _ELEMENTS // images // lanes * lanes))
 
 
 def make_side(image: jax.Array, text: jax.Array, scale: jax.Array, positives: jax.Array | None, ids: jax.Array | None,

@@ -63,7 +63,7 @@ def network_bytes(one: Collective, slices: int) -> float:
         part, among = one.bytes, one.group
     else:  # one exchange of the chips of all slices
         part, among = one.bytes / max(1, one.group // slices), slices
-    return PASSES.get(one.kind, 1.0) * part * one.times * (among - 1) / among
+    return PASSES[one.kind] * part * one.times * (among - 1) / among
 
 
 def _inside(one: Collective, chip: Chip, slices: int) -> Span:
@@ -72,7 +72,7 @@ def _inside(one: Collective, chip: Chip, slices: int) -> Span:
         return Span(0.0, 0.0)
     inside = max(1, one.group // (slices if one.crosses_slices else 1))
     send = chip.link_rate / 2  # one way
-    near = PASSES.get(one.kind, 1.0) * one.bytes * one.times * (inside - 1) / inside / send
+    near = PASSES[one.kind] * one.bytes * one.times * (inside - 1) / inside / send
     return Span(0.0 if one.asynchronous else near, near * max(1, chip.dimensions))
 
 
