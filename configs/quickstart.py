@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"quickstart takes no argument or dev, not {arg!r}")
     split = "emoji:dev/" if arg == "dev" else "emoji:"
     c = common.get_config()
-    c.total_steps = 2_100  # 21 epochs; about 590 CPU-seconds on two cores
+    c.total_steps = 2_100  # 21 epochs; 590 to 1,200 CPU-seconds, by the cores
     c.global_batch = 64  # small: so few pairs need many updates
     c.dtype = "float32"  # CPUs gain nothing from bfloat16
 

@@ -6,6 +6,7 @@ This has to come before jax is imported anywhere, which is why it stands here an
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 import simulated
@@ -20,6 +21,7 @@ compared: dict[str, int] = {}  # by test
 # Files that take a minute or so: they are started first, so that no core is left with one of them at the end.
 DEAR = ("test_end_to_end", "test_resume", "test_step", "test_models_reference", "test_train_reference",
         "test_bench_step", "test_embed_resume", "test_models", "test_train_loop", "test_import", "test_evaluation")
+assert all((Path(__file__).parent / f"{name}.py").is_file() for name in DEAR), "a dear file has another name now"
 MOST_WORKERS = 4  # each takes about two gigabytes, and the dearest file is a quarter of the whole
 
 
