@@ -26,6 +26,13 @@ def positive(text: str) -> int:
     return whole(text)
 
 
+def from_zero(text: str) -> int:
+    """A whole number of at least 0."""
+    if whole(text) < 0:
+        raise ValueError("less than 0")
+    return whole(text)
+
+
 def words(text: str) -> tuple[str, ...]:
     """The parts of a comma-separated list, empty ones left out."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
@@ -199,6 +206,11 @@ class DataFlags:
 
     caption_field: str = flag("txt, or a field of the .json member", "txt", form="FIELD")
     json: bool = flag("print JSON", False)
+    html: str | None = flag("inspect: write a page too, with pictures", form="FILE")
+    config: ConfigDict | None = flag(f"inspect: whose tokenizer, policy and limits; {CONFIG}", form="NAME")
+    sample: int = flag("inspect: pairs looked at, drawn by seed where there are more", 20_000, read=positive, form="N")
+    decode: int = flag("inspect: of these, pictures decoded", 1_000, read=positive, form="N")
+    seed: int = flag("inspect: of what is drawn", 0, read=from_zero, form="N")
     args: tuple[str, ...] = flag("index or inspect, then shards or a folder", (), form="index|inspect DATA")
 
 

@@ -1,13 +1,13 @@
 """`lit-tune data index|inspect DATA`: make the index of shards, or show what a data set holds."""
 
-import json
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 
 from lit_tune import cli, config
-from lit_tune.data import report, sources
-from lit_tune.errors import ConfigError, DataError, explain
+from lit_tune.data import sources
+from lit_tune.data.inspecting import command
+from lit_tune.errors import ConfigError, explain
 
 ACTIONS = ("index", "inspect")
 
@@ -19,8 +19,7 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: a wrong command line, or a folder's table is wrong (exit code 2).
         DataError: missing or damaged shards (exit code 4); `inspect` shows the rest of the data set first.
     """
-    as_json = "--json" in argv
-    flags = config.parse([word for word in argv if word != "--json"], "data")
+    flags = config.parse(argv, "data")
     if len(flags.args) != 2 or flags.args[0] not in ACTIONS:
         found = " ".join(flags.args) or "nothing"
         raise ConfigError(explain("data", expected="index DATA or inspect DATA", found=found, do="give both words"))
@@ -29,11 +28,7 @@ def main(argv: Sequence[str]) -> int:
         source = _open(spec, flags.caption_field, allow_missing=0.0)
         print(f"{spec}: {len(source)} pairs, fingerprint {source.fingerprint}")
         return 0
-    found = report.inspect(_open(spec, flags.caption_field, allow_missing=1.0))
-    print(json.dumps(found, indent=1) if as_json else "\n".join(report.lines(found)))
-    if found["problems"]:
-        raise DataError(found["problems"][0])
-    return 0
+    return command.inspect(flags)
 
 
 def _open(spec: str, caption_field: str, allow_missing: float) -> sources.Source:
