@@ -80,8 +80,13 @@ def measured(tmp_path_factory):
                "bare": re.sub("<style>.*?</style>", "", page, flags=re.S)}  # fmt: skip
     for name, text in copies.items():
         (folder / f"{name}.html").write_text(text, "utf-8")
-    frames = "".join(f'<iframe id="{name}" src="{name}.html" width="{WIDTH}" height="800"></iframe>' for name in copies)
-    (folder / "around.html").write_text(MEASURE.replace("FRAMES", frames), "utf-8")
+    return measure(folder, MEASURE, list(copies))
+
+
+def measure(folder, around, names):
+    """What the script of the page `around` finds in frames with NAME.html of the folder, and what the console said."""
+    frames = "".join(f'<iframe id="{name}" src="{name}.html" width="{WIDTH}" height="800"></iframe>' for name in names)
+    (folder / "around.html").write_text(around.replace("FRAMES", frames), "utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
              "--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files",
              "--enable-logging=stderr",  # what the console says, refused loads among it

@@ -38,16 +38,16 @@ def histogram(values: Sequence[float] | np.ndarray, edges: np.ndarray | None = N
     if not len(array):
         return {"edges": [], "counts": []}
     edges = round_edges(array) if edges is None else edges
-    first = max(np.searchsorted(edges, array.min(), "right") - 1, 0)
-    last = min(np.searchsorted(edges, array.max(), "right"), len(edges) - 1)
-    edges = np.array(edges[min(first, last - 1) : last + 1], np.float64)
+    last = np.clip(np.searchsorted(edges, array.max(), "right"), 1, len(edges) - 1)
+    first = np.clip(np.searchsorted(edges, array.min(), "right") - 1, 0, last - 1)
+    edges = np.array(edges[first : last + 1], np.float64)
     edges[0], edges[-1] = min(edges[0], array.min()), max(edges[-1], array.max())
     return {"edges": edges.tolist(), "counts": np.histogram(array, edges)[0].tolist()}
 
 
 def round_edges(values: np.ndarray) -> np.ndarray:
     """About BINS edges a round step (1, 2 or 5 times a power of ten, at least 1) apart, up to the TAIL percentile."""
-    low, high = float(values.min()), float(np.percentile(values, TAIL))
+    low, high = float(values.min()), float(np.percentile(values, TAIL, method="higher"))
     power = 10.0 ** math.floor(math.log10(max((high - low) / BINS, 1)))
     step = next(m * power for m in (1, 2, 5, 10) if m * power * BINS >= high - low)
     first, last = math.floor(low / step), math.floor(high / step) + 1
