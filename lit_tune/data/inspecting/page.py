@@ -71,7 +71,7 @@ def _facts(report: Mapping[str, Any]) -> str:
         "turned by EXIF": f"{pictures['turned']:,}",
         "captions": f"{captions['count']:,}, at most {captions['most_of_one']:,} of one picture",
         "repeated": text.repeated(report),
-        "left out or noted": text.counted(report["counts"]),
+        "left out or noted": text.left_out(report),
         "captions with U+FFFD": f"{captions['replacement_characters']:,}",
     }
     cards = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(said)}</dd></div>" for name, said in facts.items())

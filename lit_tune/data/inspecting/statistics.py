@@ -40,7 +40,7 @@ def inspect(source: Source, plan: Plan, ruler: Ruler, rules: Rules) -> dict[str,
     Returns:
         `spec`, `pairs`, `shards`, `fingerprint`, `counts` (left out or noted, by reason), `problems` (one line a bad
         shard), `bytes`, `image_bytes`, `formats`, `equal_pairs` (equal to an earlier one in picture, caption and json;
-        None where there is no index), `sizes_from` ("index": of all pairs, or "looked at"), `looked_at`, `pictures`,
+        None where there is no index), `empty_captions` (of no byte, likewise), `sizes_from` ("index": of all pairs, or "looked at"), `looked_at`, `pictures`,
         `captions`, `decoded`, `first`.
     """
     start, tally = time.perf_counter(), Tally(ruler)
@@ -70,7 +70,7 @@ def _sizes(source: Source, tally: Tally) -> dict[str, Any]:
     """Encoded sizes and formats: of all pairs where an index holds them, else of what was looked at."""
     if not isinstance(source, TarSource) or len(source) > MOST_RECORDS:
         sizes = np.asarray(tally.size)
-        return _sizes_report("looked at", sizes, dict(tally.formats.most_common()), None)
+        return _sizes_report("looked at", sizes, dict(tally.formats.most_common()))
     left, empty, sizes, digests, formats = len(source), 0, [], [], Counter()
     for index in source.indexes():
         records = index.records[:left]
@@ -81,15 +81,15 @@ def _sizes(source: Source, tally: Tally) -> dict[str, Any]:
         formats.update(dict(zip(*np.unique(records["format"], return_counts=True), strict=True)))
     named = {FORMATS[int(number)]: int(count) for number, count in formats.most_common()}
     same = figures.repeats(np.concatenate(digests), 0)["repeated"]
-    report = _sizes_report("index", np.concatenate(sizes), named, same)
-    if source.caption_field == "txt":
-        report["empty_captions"] = empty  # of the short ones, those of no byte at all
-    return report
+    return _sizes_report("index", np.concatenate(sizes), named, same, empty if source.caption_field == "txt" else None)
 
 
-def _sizes_report(origin: str, sizes: np.ndarray, formats: dict[str, int], same: int | None) -> dict[str, Any]:
+def _sizes_report(
+    origin: str, sizes: np.ndarray, formats: dict[str, int], same: int | None = None, empty: int | None = None
+) -> dict[str, Any]:
     return {
         "sizes_from": origin, "bytes": int(sizes.sum(dtype=np.uint64)), "formats": formats, "equal_pairs": same,
+        "empty_captions": empty,
         "image_bytes": figures.summary(sizes) | {"histogram": figures.histogram(sizes)},
     }  # fmt: skip
 

@@ -25,7 +25,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         f"  {captions['length']['unit']:<13} {spread(captions['length'])}",
         f"                {shorten(cut(captions['length']), 160, placeholder=' ... (--json tells more)')}",
         f"repeated        {repeated(report)}",
-        f"left out, noted {counted(report['counts'])}{_empty(report)}",
+        f"left out, noted {left_out(report)}",
         f"bad             {_faults(report['looked_at'])}",
         f"decoded         {report['decoded']['count']:,} ({report['decoded']['policy']}); bad: "
         f"{_faults(report['decoded'])}",
@@ -56,6 +56,12 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
+def left_out(report: Mapping[str, Any]) -> str:
+    """Counts of what is not in the source, or is in it but odd; of the short captions also those of no byte."""
+    empty = report["empty_captions"]
+    return counted(report["counts"]) + (f" (of no byte: {empty:,})" if empty else "")
+
+
 def cut(length: Mapping[str, Any]) -> str:
     """What max_length cuts, or why that is not known."""
     if length["cut"] is None:
@@ -81,7 +87,7 @@ def spread(found: Mapping[str, Any]) -> str:
     if found["min"] == found["max"]:
         return f"all {_number(found['min'])}"
     low, p5, median, p95, high = (_number(found[name]) for name in ("min", "p5", "median", "p95", "max"))
-    return f"median {median} ({p5} to {p95}, in all {low} to {high})"
+    return f"median {median}, nine tenths {p5} to {p95}, all {low} to {high}"
 
 
 def _number(value: float) -> str:
@@ -93,12 +99,6 @@ def _marks(pictures: Mapping[str, Any]) -> str:
     named = {"transparent": "transparent", "cmyk": "CMYK", "turned": "turned by EXIF"}
     found = [f"{words} {pictures[name]:,}" for name, words in named.items() if pictures[name]]
     return f" ({', '.join(found)})" if found else ""
-
-
-def _empty(report: Mapping[str, Any]) -> str:
-    """How many of the short captions have no byte, where the index knows."""
-    empty = report.get("empty_captions")
-    return f" (of no byte: {empty:,})" if empty else ""
 
 
 def _faults(part: Mapping[str, Any]) -> str:
