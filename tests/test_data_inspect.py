@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from lit_tune import config as config_lib
 from lit_tune.data import sources
 from lit_tune.data.__main__ import main
-from lit_tune.data.inspecting import figures, look
+from lit_tune.data.inspecting import figures, look, statistics, text
 from lit_tune.data.inspecting.lengths import ruler
 from lit_tune.data.inspecting.statistics import Rules, inspect
 
@@ -126,6 +126,38 @@ def test_a_folder_is_described_like_the_shard_of_the_same_pairs(odd, tmp_path):
     assert report["sizes_from"] == "looked at" and report["equal_pairs"] is None and report["shards"] == 0
 
 
+class Bare:
+    """Nothing but what every source offers."""
+
+    def __init__(self, source):
+        self.spec, self.fingerprint, self.counts = source.spec, source.fingerprint, source.counts
+        for name in ("pair", "captions", "caption_sets", "describe"):
+            setattr(self, name, getattr(source, name))
+        self._source = source
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, i):
+        return self._source[i]
+
+
+def test_any_source_will_do_and_a_huge_index_is_not_held(odd, monkeypatch):
+    source = sources.open_source(str(odd), None, caption_field="txt")
+    plan = look.draw(len(source), 10, 5, seed=1)
+    bare, usual = (inspect(one, plan, ruler(None), Rules()) for one in (Bare(source), source))
+    monkeypatch.setattr(statistics, "MOST_RECORDS", 15)
+    huge = inspect(source, plan, ruler(None), Rules())
+    images = [Image.open(io.BytesIO(pairs_in([odd])[i][0])) for i in plan.looked_at]
+    for report in (bare, huge):
+        assert report["sizes_from"] == "looked at" and report["equal_pairs"] is report["empty_captions"] is None
+        assert report["formats"] == Counter(image.format for image in images)
+        assert " MiB of pictures among those looked at" in text.lines(report)[0]
+        for name in ("pictures", "captions", "decoded", "first", "fingerprint"):
+            assert report[name] == usual[name]
+    assert usual["sizes_from"] == "index" and usual["image_bytes"]["count"] == 16
+
+
 def test_the_shipped_pairs_agree_with_a_plain_count():
     report = report_of("emoji:unseen_concept", field="captions")
     paths = sources.open_source("emoji:unseen_concept", None, caption_field="captions").shards
@@ -140,7 +172,7 @@ def test_clip_art_agrees_with_a_plain_count():
 
 
 def tiny_config(folder, **keys):
-    text = {"model": folder, "prefix": "a red ", "max_length": 7, **keys}
+    text = {"model": folder, "prefix": "a red ", "max_length": 6, **keys}
     return config_lib.load("quickstart", [(f"text.{name}", str(value)) for name, value in text.items()])
 
 
@@ -150,8 +182,8 @@ def test_token_lengths_are_the_tokenizers_own(odd, tmp_path):
     tokenizer = Tokenizer.from_file(str(tmp_path / "text" / "tokenizer.json"))
     lengths = [len(tokenizer.encode("a red " + text)) for _, captions in pairs_in([odd]) for text in captions]
     agree(length, lengths)
-    assert length["unit"] == "tokens" and length["max_length"] == 7 and max(lengths) > 7
-    assert length["cut"] == sum(n > 7 for n in lengths) and length["cut_share"] == length["cut"] / len(lengths)
+    assert length["unit"] == "tokens" and length["max_length"] == 6 and 6 in lengths and max(lengths) > 6
+    assert length["cut"] == sum(n > 6 for n in lengths) and length["cut_share"] == length["cut"] / len(lengths)
 
 
 def test_words_are_counted_and_said_so_where_the_tokenizer_is_not_at_hand(odd, capsys, monkeypatch, tmp_path):
@@ -215,6 +247,7 @@ def test_every_block_is_looked_at_once_and_in_order(odd, monkeypatch):
 def test_histograms_count_everything_once(values):
     agree(figures.summary(values) | {"histogram": figures.histogram(values)}, list(values))
     assert len(figures.histogram(values)["counts"]) <= figures.BINS + 2
+    assert figures.histogram([1, 2, 3]) == {"edges": [1, 2, 3, 4], "counts": [1, 1, 1]}
 
 
 @pytest.mark.parametrize("values", [[1.0], [0.001], [900.0], [0.001, 1000], [1, 4 / 3, 0.75], [2 ** (12.5 / 4)]])

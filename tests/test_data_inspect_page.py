@@ -49,7 +49,8 @@ def test_the_page_is_well_formed_loads_nothing_and_shows_markup_as_text(odd, tmp
     assert "<script>" not in page and page.count("</style>") == 1
     assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; &lt;/style&gt;" in page
     assert parsed.tags.count("svg") == 6
-    assert "16 pairs" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "16 pairs" in out and "6 times: a dog" in out
 
 
 def test_the_page_of_a_data_set_without_a_good_sample_is_a_page(tmp_path):
@@ -86,6 +87,14 @@ def test_no_caption_steers_the_terminal(tmp_path, capsys):
     image = encoded("RGB", (8, 8), "PNG")
     assert main(["inspect", str(write_tar(tmp_path / "x.tar", [(image, "a \x1b]0;title\x07 b")]))]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_captions_that_a_terminal_cannot_show_do_not_stop_it(tmp_path, monkeypatch):
+    shard = write_tar(tmp_path / "x.tar", [(encoded("RGB", (8, 8), "PNG"), "ein Hund läuft, 犬")])
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert main(["inspect", str(shard)]) == 0
+    sys.stdout.seek(0)
+    assert "ein Hund l?uft, ?" in sys.stdout.read()
 
 
 def test_bad_shards_end_with_4_after_the_rest_is_shown(odd, tmp_path, capsys):
@@ -128,8 +137,7 @@ def test_every_broken_shard_ends_with_0_or_4_and_one_line(shard, capsys):
     assert shard in err if code else shard in out
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (BROKEN / "images").glob("*.[!j]*")) + sorted(
-    path.name for path in (BROKEN / "images").glob("*.jpg")))
+@pytest.mark.parametrize("name", sorted({path.name for path in (BROKEN / "images").iterdir()} - {"manifest.json"}))
 def test_every_broken_picture_is_counted_or_decoded(name, tmp_path, capsys):
     expect = json.loads((BROKEN / "images" / "manifest.json").read_text())[name]["expect"]
     shard = write_tar(tmp_path / "one.tar", [((BROKEN / "images" / name).read_bytes(), "a picture")])

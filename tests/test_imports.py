@@ -123,6 +123,12 @@ def test_data_loads_no_jax_but_in_the_loader_and_keymap_loads_no_torch() -> None
             assert not roots(reached(name)) & {"jax", "flax", "optax", "orbax"}, f"{name} loads jax"
 
 
+def test_data_takes_nothing_but_style_sheets_from_the_report() -> None:
+    styles = {"lit_tune.report.style", "lit_tune.report.details_style"}
+    for name in modules("data"):
+        assert not {other for other in imports(name, lazy=True) if other.startswith("lit_tune.report")} - styles, name
+
+
 def test_torch_and_tensorflow_are_imported_nowhere_but_where_peers_are_asked() -> None:
     peers = {"torch", "tensorflow", "timm", "open_clip", "sentence_transformers", "onnxruntime"}
     # peers check our exports, a pickle is read by torch, an ONNX file run by its runtime

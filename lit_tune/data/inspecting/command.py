@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ def inspect(flags: DataFlags) -> int:
         source = open_source(flags.args[1], data, allow_missing=1.0)
     plan = draw(len(source), flags.sample, flags.decode, flags.seed)
     report = statistics.inspect(source, plan, lengths.ruler(flags.config), rules)
-    print(json.dumps(report, indent=1) if flags.json else "\n".join(text.lines(report)))
+    print(json.dumps(report, indent=1) if flags.json else _shown("\n".join(text.lines(report))))
     if flags.html:
         shelf = pictures.Shelf(source, rules)
         grid = shelf.show_all(pictures.drawn(plan))
@@ -39,6 +40,12 @@ def inspect(flags: DataFlags) -> int:
     if report["problems"]:
         raise DataError(report["problems"][0])
     return 0
+
+
+def _shown(said: str) -> str:
+    """What this terminal can show of a text; captions are in any script."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return said.encode(encoding, "replace").decode(encoding)
 
 
 @contextmanager

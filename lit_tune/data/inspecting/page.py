@@ -63,7 +63,7 @@ def _facts(report: Mapping[str, Any]) -> str:
     facts = {
         "pairs": f"{report['pairs']:,}",
         "shards": f"{report['shards']:,}" if report["shards"] else "none",
-        "encoded pictures": f"{report['bytes'] / 2**20:,.1f} MiB",
+        "encoded": text.volume(report),
         "looked at": text.looked_at(report),
         "formats": text.counted(report["formats"]),
         "modes": text.counted(pictures["modes"]),

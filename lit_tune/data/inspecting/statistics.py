@@ -39,9 +39,9 @@ def inspect(source: Source, plan: Plan, ruler: Ruler, rules: Rules) -> dict[str,
 
     Returns:
         `spec`, `pairs`, `shards`, `fingerprint`, `counts` (left out or noted, by reason), `problems` (one line a bad
-        shard), `bytes`, `image_bytes`, `formats`, `equal_pairs` (equal to an earlier one in picture, caption and json;
-        None where there is no index), `empty_captions` (of no byte, likewise), `sizes_from` ("index": of all pairs, or "looked at"), `looked_at`, `pictures`,
-        `captions`, `decoded`, `first`.
+        shard), `bytes`, `image_bytes`, `formats`, `sizes_from` ("index": these three are of all pairs; or "looked at"),
+        `equal_pairs` (equal to an earlier one in picture, caption and json) and `empty_captions` (of no byte), both
+        None where no index tells, `looked_at`, `pictures`, `captions`, `decoded`, `first`.
     """
     start, tally = time.perf_counter(), Tally(ruler)
     for block in looks(source, plan, rules.policy, rules.limits):
@@ -80,7 +80,7 @@ def _sizes(source: Source, tally: Tally) -> dict[str, Any]:
         digests.append(records["digest"].astype(np.uint64))
         formats.update(dict(zip(*np.unique(records["format"], return_counts=True), strict=True)))
     named = {FORMATS[int(number)]: int(count) for number, count in formats.most_common()}
-    same = figures.repeats(np.concatenate(digests), 0)["repeated"]
+    same = len(source) - len(np.unique(np.concatenate(digests)))
     return _sizes_report("index", np.concatenate(sizes), named, same, empty if source.caption_field == "txt" else None)
 
 

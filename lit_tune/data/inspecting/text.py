@@ -1,6 +1,6 @@
 """The statistics as a few lines for a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -13,7 +13,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     pictures, captions = report["pictures"], report["captions"]
     shards = f" in {report['shards']:,} shards" if report["shards"] else ""
     out = [
-        f"{report['spec']}: {report['pairs']:,} pairs{shards}, {report['bytes'] / 2**20:,.1f} MiB of pictures",
+        f"{report['spec']}: {report['pairs']:,} pairs{shards}, {volume(report)}",
         f"looked at       {looked_at(report)}",
         f"picture bytes   {spread(report['image_bytes'])}",
         f"formats         {counted(report['formats'])}",
@@ -25,6 +25,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         f"  {captions['length']['unit']:<13} {spread(captions['length'])}",
         f"                {shorten(cut(captions['length']), 160, placeholder=' ... (--json tells more)')}",
         f"repeated        {repeated(report)}",
+        *_most(captions["repeats"]["most"]),
         f"left out, noted {left_out(report)}",
         f"bad             {_faults(report['looked_at'])}",
         f"decoded         {report['decoded']['count']:,} ({report['decoded']['policy']}); bad: "
@@ -41,6 +42,12 @@ def lines(report: Mapping[str, Any]) -> list[str]:
 def printable(line: str) -> str:
     """A line that no caption can steer a terminal with: control characters become U+FFFD."""
     return "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
+def volume(report: Mapping[str, Any]) -> str:
+    """Encoded pictures in MiB."""
+    partly = report["sizes_from"] == "looked at" and not report["looked_at"]["all"]
+    return f"{report['bytes'] / 2**20:,.1f} MiB of pictures{' among those looked at' if partly else ''}"
 
 
 def looked_at(report: Mapping[str, Any]) -> str:
@@ -78,6 +85,11 @@ def repeated(report: Mapping[str, Any]) -> str:
     if report["equal_pairs"] is not None:
         parts.append(f"pairs with their json {report['equal_pairs']:,}")
     return ", ".join(parts) + ("" if report["looked_at"]["all"] else "; among those looked at: more in all")
+
+
+def _most(repeats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The most frequent caption, if one repeats."""
+    return [f"  most often    {repeats[0]['times']:,} times: {repeats[0]['caption'][:WIDE]}"] if repeats else []
 
 
 def spread(found: Mapping[str, Any]) -> str:
