@@ -141,6 +141,8 @@ def data() -> ConfigDict:
     c.train = ""  # shards ("{00000..00099}.tar", a glob, a folder of tars), a folder of pictures with captions.csv or
     # captions.jsonl, or "emoji:train" (the shipped pairs; "emoji:dev/train" is their development split)
     c.caption_field = "txt"  # txt: the .txt member; else a field of the .json member: a string or a list of strings
+    c.captions = "random"  # random | first | joined: which of a picture's several captions a visit takes; joined: all of
+    # them as one text (live text only)
     c.policy = "clean"  # clean | reference: how alpha, 16-bit grey and EXIF are treated, decisions in docs/data.md
     c.resize = "shortest"  # evaluation: shortest side to image_size then centre crop, or squash
     c.mean = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP, RGB in [0, 1]
@@ -151,12 +153,15 @@ def data() -> ConfigDict:
     c.color_jitter = 0.0  # strength of brightness, contrast and saturation changes; 0: none
     c.grayscale = 0.0  # probability of dropping colour
     c.rotate = 0.0  # degrees; uniform in [-rotate, rotate], corners filled with white
+    c.resize_on = "host"  # host | device: who resizes the crops (docs/input-speed.md); device: inside the step
+    c.canvas = 512  # resize_on=device: side in pixels of the square that each crop is sent in; longer ones are reduced
     c.workers = 0  # decoding processes a host; 0 decodes in threads of this one
     c.threads = 2  # decoding threads a process
     c.prefetch = 4  # host batches decoded ahead
     c.cache_decoded_mib = 0  # memory for decoded pictures a process (small data sets); 0: decode at every visit
     c.max_image_mib = 32  # encoded size above which a picture is refused before decoding
     c.max_pixels = 67_108_864  # width x height above which a picture is refused before decoding
+    c.max_aspect = 0.0  # longer side / shorter side above which a picture is refused before decoding; 0: none
     c.max_bad_fraction = 0.01  # of the samples of a window of 10,000; more ends the run with exit code 4
     return c
 

@@ -24,6 +24,8 @@ CHOICES = {
     "optim.lr_scaling": ("none", "sqrt", "linear"),
     "optim.schedule": ("cosine", "deepspeed_cosine"),
     "data.policy": ("clean", "reference"),
+    "data.captions": ("random", "first", "joined"),
+    "data.resize_on": ("host", "device"),
     "data.resize": ("shortest", "squash"),
 }
 
@@ -48,7 +50,7 @@ RANGES = {
     "data.flip": "[0, 1]", "data.color_jitter": "[0, 1]", "data.grayscale": "[0, 1]", "data.rotate": "[0, 180]",
     "data.workers": "[0, inf)", "data.threads": "[1, inf)", "data.prefetch": "[1, inf)",
     "data.cache_decoded_mib": "[0, inf)", "data.max_image_mib": "[1, inf)", "data.max_pixels": "[1, inf)",
-    "data.max_bad_fraction": "[0, 1]",
+    "data.max_bad_fraction": "[0, 1]", "data.max_aspect": "[0, inf)", "data.canvas": "[1, 4096]",
     "eval.every": "[0, inf)", "eval.tasks_every": "[0, inf)",
     "eval.batch": "[1, inf)", "checkpoint.every": "[1, inf)", "checkpoint.keep": "[1, inf)",
     "log.every": "[1, inf)", "log.block_stats_steps": "[0, inf)",
@@ -87,7 +89,9 @@ def check(config: ConfigDict, *, files: bool = True) -> None:
     _check_vision(config.vision)
     _check_text_and_loss(config)
     _check_steps(config)
-    _check_pictures(config.data)
+    _check_pictures(config.data, config.vision.image_size)
+    _require(config.data.captions != "joined" or config.text.source == "live", "data.captions",
+             "random or first where text.source is cached", "joined", "set text.source=live")
     _check_evaluation(config.eval)
     if files:
         _check_files(config)
@@ -230,11 +234,18 @@ def _check_steps(config: ConfigDict) -> None:
              dict(config.mesh), "change it")
 
 
-def _check_pictures(data: ConfigDict) -> None:
-    """Augmentation ranges run upwards."""
+def _check_pictures(data: ConfigDict, image_size: tuple[int, int]) -> None:
+    """Augmentation ranges run upwards; what a device resizes is sent large enough, and not rotated."""
     for key in ("crop_scale", "crop_ratio"):
         low, high = data[key]
         _require(low <= high, f"data.{key}", "(low, high) with low <= high", data[key], f"use ({high}, {low})")
+    _require(data.max_aspect == 0 or data.max_aspect >= 1, "data.max_aspect", "at least 1, or 0 for none",
+             data.max_aspect, "for example 20")
+    if data.resize_on == "device":
+        _require(data.canvas >= max(image_size), "data.canvas", f"at least {max(image_size)}, as vision.image_size",
+                 data.canvas, "raise it")
+        _require(data.rotate == 0, "data.rotate", "0 with data.resize_on=device", data.rotate,
+                 "leave it out, or set data.resize_on=host")
 
 
 def _check_evaluation(evaluation: ConfigDict) -> None:

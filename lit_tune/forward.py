@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Int, UInt8, UInt32
 from ml_collections import ConfigDict
 
-from lit_tune import live_text, losses, sharding, tree
+from lit_tune import device_resize, live_text, losses, sharding, tree
 from lit_tune.models import two_towers
 from lit_tune.models.attention.choice import Kernel
 from lit_tune.models.functional import Tower
@@ -73,7 +73,8 @@ def value_and_grads(
     """
     texts = embed_texts(model, text_params, batch)
     scalars = {name: leaf for name, leaf in trained.items() if name != "image"}
-    rows = jnp.arange(batch["image"].shape[0])
+    images = pictures(model, batch)
+    rows = jnp.arange(images.shape[0])
 
     def loss_of(zimg: Array, scalars: tree.Tree) -> tuple[Array, Metrics]:
         return contrast(model, scalars, zimg, texts)
@@ -83,16 +84,30 @@ def value_and_grads(
         return embed_images(model, params, pictures, step, rows, kernel)
 
     if model.config.micro_batches == 1:
-        zimg, pull = jax.vjp(lambda image: embed(image, batch["image"], rows), trained["image"])
+        zimg, pull = jax.vjp(lambda image: embed(image, images, rows), trained["image"])
         (loss, metrics), (dzimg, dscalars) = jax.value_and_grad(loss_of, (0, 1), has_aux=True)(zimg, scalars)
         (dimage,) = pull(dzimg)
     else:
         cut = Parts.of(model)
         zimg = cut.join(jax.lax.map(
-            lambda i: embed(trained["image"], cut.part(batch["image"], i), cut.part(rows, i)), cut.numbers))
+            lambda i: embed(trained["image"], cut.part(images, i), cut.part(rows, i)), cut.numbers))
         (loss, metrics), (dzimg, dscalars) = jax.value_and_grad(loss_of, (0, 1), has_aux=True)(zimg, scalars)
-        dimage = accumulate(model, embed, trained["image"], batch["image"], rows, dzimg)
+        dimage = accumulate(model, embed, trained["image"], images, rows, dzimg)
     return loss, metrics, {"zimg": zimg, "ztxt": texts.own}, {"image": dimage} | dscalars
+
+
+def pictures(model: Forward, batch: Batch) -> UInt8[Array, "b h w 3"]:
+    """The batch's pictures at the tower's size: as they came, or resized here, in the parts that are embedded."""
+    if "crop" not in batch:
+        return batch["image"]
+    size, cut = tuple(model.config.vision.image_size), Parts.of(model)
+
+    def resized(i: Array) -> Array:
+        return device_resize.resize(cut.part(batch["image"], i), cut.part(batch["crop"], i), size)
+
+    if cut.count == 1:
+        return device_resize.resize(batch["image"], batch["crop"], size)
+    return cut.join(jax.lax.map(resized, cut.numbers))
 
 
 def accumulate(model: Forward, embed: Callable[..., Array], params: tree.Tree, *rows: Array) -> tree.Tree:

@@ -133,7 +133,11 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> Batch:
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    batch = {"image": array(jnp.uint8, rows, *config.vision.image_size, 3), "caption_id": array(jnp.uint32, rows, 2)}
+    size = config.vision.image_size
+    batch = {"image": array(jnp.uint8, rows, *size, 3), "caption_id": array(jnp.uint32, rows, 2)}
+    if config.data.resize_on == "device":  # pictures of any size in a corner of a square, see device_resize.py
+        batch["image"] = array(jnp.uint8, rows, config.data.canvas, config.data.canvas, 3)
+        batch["crop"] = array(jnp.int32, rows, 3)
     if config.text.source == "cached":
         batch["ztxt"] = array(jnp.float32, rows, width)
     else:

@@ -209,11 +209,10 @@ def look(run: Run, batch: dict, metrics: dict, embeddings: dict) -> Line:
     """The line of the step just started; nothing here waits for the devices."""
     stats = {}
     if run.step <= run.config.log.block_stats_steps:
-        stats = watch.block_stats(run.built, run.state["params"]["image"], batch["image"], run.config)
+        stats = watch.block_stats(run.built, run.state["params"]["image"], batch, run.config)
     run.directory.quarantine(run.batches.quarantine.drain())
     return Line(run.step, metrics, _embedding_metrics(embeddings["zimg"], embeddings["ztxt"]), stats, {
-        "data/bad_samples": run.batches.quarantine.counts["bad"],
-        "data/batch_digest": run.batches.batch_digest(run.step - 1)})
+        **run.batches.quarantine.metrics(), "data/batch_digest": run.batches.batch_digest(run.step - 1)})
 
 
 def write_line(run: Run, writer: MetricWriter, clock: Throughput) -> None:
@@ -279,6 +278,9 @@ def finish(run: Run, scores: dict[str, float]) -> int:
         params = jax.device_get(jax.tree.map(lambda leaf: leaf.addressable_data(0), gather(run.state["params"])))
         scores = scores or read_eval(run.directory.path, run.step)
         run.directory.write_final(run.step, tree.digest(params), scores)
+    run.directory.quarantine(run.batches.quarantine.drain())
+    if replaced := run.batches.quarantine.summary():
+        console.say(f"data      {replaced}")
     if jax.process_index() == 0:
         console.print_end(run.flags.workdir, scores, bool(run.evaluations))
     return 0

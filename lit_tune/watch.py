@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from lit_tune import errors, sharding, tree
+from lit_tune import device_resize, errors, sharding, tree
+from lit_tune.forward import Batch
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
 from lit_tune.step import Built
@@ -19,24 +20,27 @@ SMALL_LOGIT = 1.0  # growth of logits counts from here: attention is near unifor
 LOSS_RISE = 1.0  # so much above its first value, in nats, is a spike and not the noise of a batch
 
 
-def block_stats(built: Built, params: tree.Tree, image: jax.Array, config: ConfigDict) -> dict[str, jax.Array]:
+def block_stats(built: Built, params: tree.Tree, batch: Batch, config: ConfigDict) -> dict[str, jax.Array]:
     """{"block_NN_rms", "block_NN_max_logit"}: size of the residual stream, largest attention logit; on the devices.
 
     Args:
         built: of the run.
         params: of the image tower.
-        image: the global batch's pictures, uint8 (b, h, w, 3); the first few are looked at.
+        batch: the global batch; its first few pictures are looked at.
         config: of the run.
     """
     mesh = built.shardings[0]["step"].mesh
-    return _block_stats(built.image_tower, params, image, tuple(config.data.mean), tuple(config.data.std), config.dtype,
-                        mesh)
+    crop = batch["crop"] if "crop" in batch else None
+    return _block_stats(built.image_tower, params, batch["image"], crop, tuple(config.vision.image_size),
+                        tuple(config.data.mean), tuple(config.data.std), config.dtype, mesh)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5, 6))
-def _block_stats(tower: Tower, params: tree.Tree, image: jax.Array, mean: tuple, std: tuple, dtype: str,
-                 mesh: jax.sharding.Mesh) -> dict:
-    pixels = two_towers.normalize_pixels(image[:PICTURES], mean, std)
+@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6, 7, 8))
+def _block_stats(tower: Tower, params: tree.Tree, image: jax.Array, crop: jax.Array | None, size: tuple[int, int],
+                 mean: tuple, std: tuple, dtype: str, mesh: jax.sharding.Mesh) -> dict:
+    few = image[:PICTURES]
+    few = few if crop is None else device_resize.resize(few, crop[:PICTURES], size)
+    pixels = two_towers.normalize_pixels(few, mean, std)
     stats = tower.apply(params, pixels, dtype=jnp.dtype(dtype), method="block_stats")
     named = {f"block_{i:02}_{name}": value for name, row in stats.items() for i, value in enumerate(row)}
     # with several processes each can read only what it has whole

@@ -15,8 +15,9 @@ from PIL import Image
 
 from lit_tune.configs import common
 from lit_tune.data import captions, order, sources, tar_index, transforms
-from lit_tune.data.examples import TRIES, HostBatches, PictureCache, Quarantine, Recipe
+from lit_tune.data.examples import TRIES, HostBatches, PictureCache, Recipe
 from lit_tune.data.loader import Batches, own_rows
+from lit_tune.data.quarantine import Quarantine
 from lit_tune.data.sample import KINDS
 from lit_tune.data.text_rows import CachedText, TokenText
 from lit_tune.errors import ConfigError, DataError

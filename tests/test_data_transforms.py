@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_tune.data import transforms
+from lit_tune.data import decoding, transforms
 from lit_tune.data.sample import BadSample
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -86,11 +86,11 @@ def test_broken_pictures_are_refused_or_decoded_as_their_manifest_says(folder, n
     data = (folder / name).read_bytes()
     if expect == "skip":
         with pytest.raises(BadSample) as caught:
-            transforms.decode(data, policy)
+            decoding.decode(data, policy)
         wanted = {"zero_byte.jpg": "empty_image", "bomb_20000x20000.png": "too_many_pixels"}
         assert caught.value.kind in (wanted.get(name, "undecodable"), "unknown_format")
     else:  # "policy" is for the size and shape filters that we do not have
-        rgb = transforms.decode(data, policy)
+        rgb = decoding.decode(data, policy)
         assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3
         assert transforms.eval_transform(data, (32, 24), policy, "shortest").shape == (32, 24, 3)
 
@@ -101,24 +101,24 @@ def test_clean_lays_alpha_on_white_and_reference_drops_it():
     rgba[:, 3:] = (9, 9, 9, 0)
     rgba[0, 0] = (0, 100, 255, 51)  # alpha 0.2
     data = encoded(Image.fromarray(rgba))
-    clean, reference = transforms.decode(data, "clean"), transforms.decode(data, "reference")
+    clean, reference = decoding.decode(data, "clean"), decoding.decode(data, "reference")
     assert (clean[:, 3:] == 255).all() and (clean[1, 1] == (200, 10, 20)).all()
     assert np.abs(clean[0, 0].astype(int) - (204, 224, 255)).max() <= 1
     assert (reference == rgba[..., :3]).all()
     palette = Image.new("P", (2, 2), 1)
     palette.putpalette([1, 2, 3, 40, 50, 60])
     data = encoded(palette, transparency=b"\xff\x00")
-    assert (transforms.decode(data, "clean") == 255).all()
+    assert (decoding.decode(data, "clean") == 255).all()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert (transforms.decode(data, "reference") == (40, 50, 60)).all()
+        assert (decoding.decode(data, "reference") == (40, 50, 60)).all()
 
 
 def test_clean_scales_16_bit_grey_and_reference_saturates():
     values = np.array([[0, 128, 257 * 7, 257 * 128, 65535]], np.uint16)
     data = encoded(Image.fromarray(values))
-    assert transforms.decode(data, "clean")[0, :, 0].tolist() == [0, 0, 7, 128, 255]
-    assert transforms.decode(data, "reference")[0, :, 0].tolist() == [0, 128, 255, 255, 255]
+    assert decoding.decode(data, "clean")[0, :, 0].tolist() == [0, 0, 7, 128, 255]
+    assert decoding.decode(data, "reference")[0, :, 0].tolist() == [0, 128, 255, 255, 255]
 
 
 def test_clean_turns_pictures_upright_and_reference_does_not():
@@ -126,12 +126,12 @@ def test_clean_turns_pictures_upright_and_reference_does_not():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(image, "JPEG", exif=exif, quality=95)
-    assert transforms.decode(data, "clean").shape == (40, 20, 3)
-    assert transforms.decode(data, "reference").shape == (20, 40, 3)
-    upright = transforms.decode(data, "clean").astype(int)
+    assert decoding.decode(data, "clean").shape == (40, 20, 3)
+    assert decoding.decode(data, "reference").shape == (20, 40, 3)
+    upright = decoding.decode(data, "clean").astype(int)
     assert np.abs(upright - np.rot90(np.asarray(image), -1)).mean() < 5
     broken = encoded(image, "JPEG", exif=b"Exif\0\0garbage")
-    assert transforms.decode(broken, "clean").shape == (20, 40, 3)
+    assert decoding.decode(broken, "clean").shape == (20, 40, 3)
 
 
 def test_limits_hold_before_anything_is_decoded():
@@ -143,24 +143,24 @@ def test_limits_hold_before_anything_is_decoded():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(BadSample, match="too_many_pixels"):
-            transforms.decode(bomb, "clean")
+            decoding.decode(bomb, "clean")
     data = encoded(photo())
     with pytest.raises(BadSample, match="too_many_bytes"):
-        transforms.decode(data, "clean", transforms.Limits(max_bytes=len(data) - 1))
+        decoding.decode(data, "clean", decoding.Limits(max_bytes=len(data) - 1))
     with pytest.raises(BadSample, match="too_many_pixels"):
-        transforms.decode(data, "clean", transforms.Limits(max_pixels=80 * 60 - 1))
-    assert transforms.decode(data, "clean", transforms.Limits(len(data), 80 * 60)).shape == (60, 80, 3)
+        decoding.decode(data, "clean", decoding.Limits(max_pixels=80 * 60 - 1))
+    assert decoding.decode(data, "clean", decoding.Limits(len(data), 80 * 60)).shape == (60, 80, 3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
 def test_formats_are_told_by_content_and_cut_files_are_refused(kind):
     data = encoded(photo(), kind)
-    assert transforms.decode(data, "clean").shape == (60, 80, 3)
+    assert decoding.decode(data, "clean").shape == (60, 80, 3)
     for share in (0.3, 0.8):
         with pytest.raises(BadSample):
-            transforms.decode(data[: int(len(data) * share)], "clean")
+            decoding.decode(data[: int(len(data) * share)], "clean")
     with pytest.raises(BadSample, match="unknown_format"):
-        transforms.decode(encoded(photo(), "TIFF"), "clean")
+        decoding.decode(encoded(photo(), "TIFF"), "clean")
 
 
 def test_squash_and_shortest_agree_with_plain_pillow():
@@ -226,11 +226,11 @@ def test_colours_follow_the_formula_and_grey_is_grey():
     luma = rgb @ transforms.LUMA
     wanted = saturation * rgb + (1 - saturation) * luma[..., None]
     wanted = brightness * (contrast * wanted + (1 - contrast) * luma.mean())
-    ours = np.asarray(transforms._recolour(photo(), 0.4, draws, False)).astype(np.float64)
+    ours = (transforms._recolour(np.asarray(photo()), 0.4, draws, False)).astype(np.float64)
     assert np.abs(ours - np.clip(wanted, 0, 255)).max() <= 2
-    grey = np.asarray(transforms._recolour(photo(), 0.0, draws, True)).astype(int)
+    grey = np.asarray(transforms._recolour(np.asarray(photo()), 0.0, draws, True)).astype(int)
     assert np.ptp(grey, axis=2).max() == 0 and np.abs(grey[..., 0] - luma).max() <= 1
-    assert transforms._recolour(photo(), 0.0, draws, False).tobytes() == photo().tobytes()
+    assert transforms._recolour(np.asarray(photo()), 0.0, draws, False).tobytes() == photo().tobytes()
 
 
 def test_flip_happens_as_often_as_asked():

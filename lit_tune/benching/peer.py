@@ -52,6 +52,7 @@ def differs(config: ConfigDict) -> str:
     """The first setting of a training step that the PyTorch side does not have, "" if it has them all."""
     plain = {"micro_batches": 1, "loss.name": "softmax", "loss.mask_equal_captions": False, "loss.matryoshka_dims": (),
              "loss.text_bank": 0, "loss.extra_negatives": 0, "vision.patch_dropout": 0.0, "vision.freeze_blocks": 0,
+             "data.resize_on": "host",
              "vision.remat": "none", "optim.layer_decay": 1.0, "optim.ema_decay": 0.0}  # fmt: skip
     for key, value in plain.items():
         section, _, name = key.rpartition(".")

@@ -51,7 +51,12 @@ def numbers(abstract: dict[str, jax.ShapeDtypeStruct], seed: int = 0) -> dict[st
         seed: of the numbers.
     """
     rng = np.random.default_rng(seed)
-    return {name: _random(rng, leaf) for name, leaf in abstract.items()}
+    batch = {name: _random(rng, leaf) for name, leaf in abstract.items() if name != "crop"}
+    if "crop" in abstract:  # of any size that the canvases hold, some of them flipped
+        canvas, count = abstract["image"].shape[1], abstract["crop"].shape[0]
+        sizes, flips = rng.integers(1, canvas + 1, (count, 2)), rng.integers(0, 2, (count, 1))
+        batch["crop"] = np.concatenate([sizes, flips], axis=1).astype(np.int32)
+    return batch
 
 
 def _random(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -1,20 +1,17 @@
 """A process's share of each global batch as numpy arrays: a function of the step, whoever computes it and when."""
 
-from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from lit_tune.data import order
+from lit_tune.data.decoding import Limits, Picture, load_pixels
 from lit_tune.data.sample import KINDS, BadSample, Source
 from lit_tune.data.text_rows import TextRows
-from lit_tune.data.transforms import Augment, Limits, load_image, train_transform
-from lit_tune.errors import DataError, explain
+from lit_tune.data.transforms import Augment, train_crop, train_transform
 
 TRIES = 16  # samples tried for one row; with one in ten bad, all fail once in 10**16 rows
-WINDOW = 10_000  # samples over which config.data.max_bad_fraction is taken
 
 
 @dataclass(frozen=True)
@@ -25,9 +22,11 @@ class Recipe:
         seed: of the run.
         global_batch: rows of a step over all processes.
         image_size: (height, width) in pixels.
-        policy: see `transforms`.
-        limits, augment: see `transforms`.
+        policy: see `decoding`.
+        limits, augment: see `decoding`, `transforms`.
         cache_bytes: memory for decoded pictures; 0 for none.
+        canvas: side of the square that crops are sent in, for a device that resizes them; 0: resized here.
+        captions: which of a sample's captions its position takes: random | first | joined (all of them).
     """
 
     seed: int
@@ -37,6 +36,8 @@ class Recipe:
     limits: Limits
     augment: Augment
     cache_bytes: int
+    canvas: int
+    captions: str
 
     @classmethod
     def of(cls, config: Any) -> "Recipe":
@@ -44,10 +45,10 @@ class Recipe:
         data = config.data
         return cls(
             config.seed, config.global_batch, tuple(config.vision.image_size), data.policy,
-            Limits(data.max_image_mib << 20, data.max_pixels),
+            Limits(data.max_image_mib << 20, data.max_pixels, data.max_aspect),
             Augment(tuple(data.crop_scale), tuple(data.crop_ratio), data.flip, data.color_jitter, data.grayscale,
                     data.rotate),
-            data.cache_decoded_mib << 20,
+            data.cache_decoded_mib << 20, data.canvas if data.resize_on == "device" else 0, data.captions,
         )  # fmt: skip
 
 
@@ -60,19 +61,20 @@ class PictureCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._left = max_bytes
-        self._kept: dict[int, tuple[Image.Image, int]] = {}
+        self._kept: dict[int, tuple[Picture, int]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sent to another process empty."""
         return PictureCache, (self._left,)
 
-    def get(self, index: int) -> tuple[Image.Image, int] | None:
+    def get(self, index: int) -> tuple[Picture, int] | None:
         """The picture of sample `index` and its number of captions, if kept."""
         return self._kept.get(index)
 
-    def put(self, index: int, picture: Image.Image, captions: int) -> None:
+    def put(self, index: int, picture: Picture, captions: int) -> None:
         """Keep a picture where it still fits."""
-        size = 4 * picture.width * picture.height  # Pillow stores RGB in four bytes
+        # Pillow stores RGB in four bytes
+        size = picture.nbytes if isinstance(picture, np.ndarray) else 4 * picture.width * picture.height
         if size <= self._left:
             self._left -= size
             self._kept[index] = picture, captions
@@ -105,17 +107,21 @@ class HostBatches:
             step: of the run; may lie anywhere.
 
         Returns:
-            `image` uint8 (h, height, width, 3); the text provider's arrays (h, ...); `tried` int64 (h, TRIES), the
-            indices tried for each row, -1 after the last; `fault` uint8 (h, TRIES), 0 or 1 + place in KINDS of what
-            was wrong with each. After a row for which all were bad, the rest stays empty.
+            `image` uint8 (h, height, width, 3); with a canvas (h, canvas, canvas, 3), a crop in the upper left corner
+            of each, and `crop` int32 (h, 3), its height and width and whether to flip it (0 or 1); the text provider's
+            arrays (h, ...); `tried` int64 (h, TRIES), the indices tried for each row, -1 after the last; `fault` uint8
+            (h, TRIES), 0 or 1 + place in KINDS of what was wrong with each. After a row for which all were bad, the
+            rest stays empty.
         """
-        height, width = self.recipe.image_size
-        count = len(self.rows)
+        count, canvas = len(self.rows), self.recipe.canvas
+        height, width = (canvas, canvas) if canvas else self.recipe.image_size
         batch = {
             "image": np.zeros((count, height, width, 3), np.uint8),
             "tried": np.full((count, TRIES), -1, np.int64),
             "fault": np.zeros((count, TRIES), np.uint8),
         }
+        if canvas:
+            batch["crop"] = np.ones((count, 3), np.int32)  # never 0 pixels, whatever becomes of a row
         positions = np.uint64(step) * np.uint64(self.recipe.global_batch) + self.rows.astype(np.uint64)
         _, planned = order.locate(positions, len(self.source), self.recipe.seed)
         for row, (position, index) in enumerate(zip(positions.tolist(), planned.tolist(), strict=True)):
@@ -136,7 +142,8 @@ class HostBatches:
         recipe, n = self.recipe, len(self.source)
         positions = order.past_positions(step, self.bank_rows, recipe.global_batch, n)
         _, planned = order.locate(positions, n, recipe.seed)
-        texts = [self.text.row(index, _choice(order.generator(recipe.seed, position), self.text.captions(index)))
+        texts = [self.text.row(index, _choice(order.generator(recipe.seed, position), self.text.captions(index),
+                                              recipe.captions))
                  for position, index in zip(positions.tolist(), planned.tolist(), strict=True)]
         return {f"bank_{name}": np.stack([row[name] for row in texts]) for name in ("ztxt", "caption_id")}
 
@@ -158,83 +165,31 @@ class HostBatches:
             except BadSample as bad:
                 batch["fault"][row, attempt] = 1 + KINDS.index(bad.kind)
                 continue
-            choice = _choice(rng, captions)
-            batch["image"][row] = train_transform(picture, rng, recipe.image_size, recipe.augment)
+            choice = _choice(rng, captions, recipe.captions)
+            if recipe.canvas:
+                crop, flip = train_crop(picture, rng, recipe.augment, recipe.canvas)
+                height, width, _ = crop.shape
+                batch["image"][row, :height, :width] = crop
+                batch["crop"][row] = height, width, flip
+            else:
+                batch["image"][row] = train_transform(picture, rng, recipe.image_size, recipe.augment, recipe.policy)
             return index, choice
         return None
 
-    def _picture(self, index: int) -> tuple[Image.Image, int]:
+    def _picture(self, index: int) -> tuple[Picture, int]:
         """The decoded picture of a sample and how many captions it has."""
         kept = self._cache.get(index)
         if kept is None:
             data, captions = self.source.pair(index, self.recipe.limits.max_bytes)
-            kept = load_image(data, self.recipe.policy, self.recipe.limits), len(captions)
+            kept = load_pixels(data, self.recipe.policy, self.recipe.limits), len(captions)
             self._cache.put(index, *kept)
         return kept
 
 
-def _choice(rng: np.random.Generator, captions: int) -> int:
-    """Which of a sample's captions its position takes: the first number of the position's generator.
+def _choice(rng: np.random.Generator, captions: int, rule: str) -> int:
+    """Which of a sample's captions its position takes: by the first number of the position's generator, or the first.
 
-    Drawn also for a single caption, so that the view does not hang on how many there are.
+    Drawn also for a single caption and where none is chosen, so that the view does not hang on it.
     """
-    return int(rng.random() * captions)
-
-
-class Quarantine:
-    """Counts refused samples, remembers each of them once, and ends the run when there are too many.
-
-    Args:
-        source: names the samples.
-        max_bad_fraction: of a window of WINDOW samples.
-    """
-
-    def __init__(self, source: Source, max_bad_fraction: float) -> None:
-        self.counts: Counter[str] = Counter(samples=0, bad=0)
-        self._source = source
-        self._max_fraction = max_bad_fraction
-        self._window: deque[tuple[int, int]] = deque()
-        self._known: set[int] = set()
-        self._lines: list[dict[str, Any]] = []
-
-    def take(self, tried: np.ndarray, fault: np.ndarray) -> None:
-        """Count a batch's tries (see HostBatches).
-
-        Raises:
-            DataError: a row had no usable sample in TRIES, or the window holds too many bad ones.
-        """
-        for row, attempt in np.argwhere(fault):
-            self._add(int(tried[row, attempt]), KINDS[fault[row, attempt] - 1])
-        samples, bad = int((tried >= 0).sum()), int((fault > 0).sum())
-        self.counts["samples"] += samples
-        self.counts["bad"] += bad
-        self._window.append((samples, bad))
-        # Whole batches leave the window, and never so many that it covers less than WINDOW samples.
-        while sum(n for n, _ in self._window) - self._window[0][0] >= WINDOW:
-            self._window.popleft()
-        if fault.all(axis=1).any():
-            raise self._too_many(f"{TRIES} bad ones in a row for one place")
-        seen, recent = (sum(column) for column in zip(*self._window, strict=True))
-        if recent > self._max_fraction * max(seen, WINDOW):  # a short start is not yet a rate
-            raise self._too_many(f"{recent} bad ones among the last {seen}")
-
-    def drain(self) -> list[dict[str, Any]]:
-        """Lines for quarantine.jsonl since the last call: index, shard, key, kind; each sample once in a run."""
-        lines, self._lines = self._lines, []
-        return lines
-
-    def _add(self, index: int, kind: str) -> None:
-        self.counts[kind] += 1
-        if index not in self._known:
-            self._known.add(index)
-            shard, key = self._source.describe(index)
-            self._lines.append({"shard": shard, "key": key, "kind": kind, "index": index})
-
-    def _too_many(self, found: str) -> DataError:
-        kinds = ", ".join(f"{kind} {self.counts[kind]}" for kind in KINDS if self.counts[kind])
-        first = ", ".join("/".join(self._source.describe(index)) for index in sorted(self._known)[:3])
-        return DataError(
-            explain(self._source.spec, expected=f"at most {self._max_fraction:.3%} bad samples",
-                    found=f"{found} ({kinds}; such as {first})",
-                    do="look at them with `lit-tune data inspect`, or raise config.data.max_bad_fraction")
-        )  # fmt: skip
+    drawn = int(rng.random() * captions)
+    return drawn if rule == "random" else 0

@@ -16,7 +16,8 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lit_tune.data import order
-from lit_tune.data.examples import HostBatches, Quarantine, Recipe
+from lit_tune.data.examples import HostBatches, Recipe
+from lit_tune.data.quarantine import Quarantine
 from lit_tune.data.sample import Source
 from lit_tune.data.text_rows import TextRows
 from lit_tune.errors import ConfigError, explain

@@ -14,6 +14,7 @@ KINDS = (  # of refused samples, as they stand in quarantine.jsonl; code = place
     "empty_image",  # 0 bytes
     "too_many_bytes",  # over config.data.max_image_mib
     "too_many_pixels",  # over config.data.max_pixels
+    "extreme_aspect",  # over config.data.max_aspect
     "unknown_format",  # not JPEG, PNG, WEBP, BMP or GIF by content
     "undecodable",  # cut, damaged or refused by the decoder
     "unreadable",  # the file or shard could not be read there

@@ -67,21 +67,26 @@ class TokenText:
         source: where the captions come from.
         tokenizer: texts -> one id array each, prefix and truncation included, not padded.
         max_length: columns of the result.
+        joined: all captions of a sample as one text, a blank between them, instead of one of them.
     """
 
     def __init__(
-        self, source: Source, tokenizer: Callable[[Sequence[str]], list[np.ndarray]], max_length: int
+        self, source: Source, tokenizer: Callable[[Sequence[str]], list[np.ndarray]], max_length: int,
+        joined: bool = False,
     ) -> None:
         self.source = source
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.joined = joined
 
     def row(self, index: int, choice: int) -> dict[str, np.ndarray]:
         """`input_ids` and `attention_mask` int32 (max_length,), zeros after the text, and `caption_id`."""
-        tokens = self.tokenizer(self.source.captions(index))
+        captions = self.source.captions(index)
+        tokens = self.tokenizer(captions)  # of each: the id stands for the set of them, however they are put together
+        chosen = self.tokenizer([" ".join(captions)])[0] if self.joined else tokens[choice]
         ids = np.zeros(self.max_length, np.int32)
-        ids[: len(tokens[choice])] = tokens[choice]
-        mask = (np.arange(self.max_length) < len(tokens[choice])).astype(np.int32)
+        ids[: len(chosen)] = chosen
+        mask = (np.arange(self.max_length) < len(chosen)).astype(np.int32)
         return {"input_ids": ids, "attention_mask": mask, "caption_id": token_caption_id(tokens)}
 
     def extra(self, step: int, k: int, seed: int) -> dict[str, np.ndarray]:

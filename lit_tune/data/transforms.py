@@ -1,46 +1,24 @@
-"""Pictures on the host: limits, decoding, the evaluation transform and the training transform. Pillow and numpy only.
+"""Transforms of decoded pictures on the host: the evaluation transform, and the random view of training.
 
-Two policies for pictures that are not plain 8-bit RGB. `reference` does what open_clip and contrastors do, bit for bit:
-resize in the picture's own mode, then `convert("RGB")`; alpha is dropped, 16-bit grey saturates, EXIF is ignored.
-`clean` is ours: EXIF orientation is applied, 16-bit grey is scaled to 8 bits, alpha is laid on white, and all that
-before any resizing. Colour profiles are ignored by both; a GIF gives its first frame.
+The view is crop, resize, flip, colours. Under the policy `clean` the crop is resized by `resizing`, under `reference`
+by Pillow, bit for bit as the peers do; or it is sent whole and the device resizes it (lit_tune/device_resize.py).
 """
 
-import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image
 
-from lit_tune.data.sample import BadSample
-from lit_tune.data.tar_index import image_format
+from lit_tune.data import resizing
+from lit_tune.data.decoding import LIMITS, WHITE, Limits, Picture, load_image, pixels_of, rgb
 
 BICUBIC = Image.Resampling.BICUBIC  # antialiased in Pillow's resize
 FILTERS = {"bicubic": BICUBIC, "bilinear": Image.Resampling.BILINEAR}  # likewise
-WHITE = (255, 255, 255)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow's convert("L")
 CROP_TRIES = 10  # torchvision.transforms.RandomResizedCrop
 SHARP_AFFINE = 1.5  # source pixels a target pixel above which an affine sample alone would alias visibly
-EXIF_ORIENTATION = 0x0112
-
-# The readers are called directly: Image.open would try formats we refuse and warn, not stop, at half of its own limit.
-READERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
-    "JPEG": JpegImagePlugin.jpeg_factory,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What is refused before decoding: more encoded bytes or more pixels (width x height) than this."""
-
-    max_bytes: int = 32 << 20
-    max_pixels: int = 1 << 26
+Box = tuple[int, int, int, int]  # left, top, width, height
 
 
 @dataclass(frozen=True)
@@ -55,86 +33,12 @@ class Augment:
     rotate: float = 0.0
 
 
-def load_image(data: bytes, policy: str, limits: Limits = Limits()) -> Image.Image:
-    """The decoded picture: RGB under `clean`, in its own mode under `reference`.
-
-    Args:
-        data: an encoded picture; the format is told by content, never by name.
-        policy: "clean" or "reference", see the head of this module.
-        limits: bytes and pixels above which it is refused unread.
-
-    Raises:
-        BadSample: empty_image, too_many_bytes, too_many_pixels, unknown_format or undecodable.
-    """
-    if not data:
-        raise BadSample("empty_image")
-    if len(data) > limits.max_bytes:
-        raise BadSample("too_many_bytes")
-    kind = image_format(data[:12])
-    if kind not in READERS:
-        raise BadSample("unknown_format")
-    try:
-        # A PNG of 10 kB can hold 400 megapixels: the header is all that is looked at before the limits are.
-        image = READERS[kind](io.BytesIO(data))
-        if image.width * image.height > limits.max_pixels:
-            raise BadSample("too_many_pixels")
-        _check_png(image, data)
-        image.load()
-        return image if policy == "reference" else _clean(image)
-    except BadSample:
-        raise
-    except Exception as error:  # Pillow's readers raise a dozen types on hostile bytes, struct.error and KeyError too
-        raise BadSample("undecodable") from error
-
-
-def decode(data: bytes, policy: str, limits: Limits = Limits()) -> np.ndarray:
-    """The picture as uint8 (h, w, 3). Arguments and errors as `load_image`."""
-    return np.asarray(_rgb(load_image(data, policy, limits)))
-
-
-def _check_png(image: Image.Image, data: bytes) -> None:
-    """Check the checksums of a PNG's chunks: decoding alone skips those of the pixel data."""
-    if isinstance(image, PngImagePlugin.PngImageFile):
-        PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """`image` in mode RGB, by Pillow's own rule: alpha is dropped."""
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours, without the warning of the direct way
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _clean(image: Image.Image) -> Image.Image:
-    """RGB, upright, 16-bit grey scaled, transparency laid on white."""
-    image = _upright(image)
-    if image.mode.startswith("I"):  # 16-bit grey: I;16 or I, by the reader's choice
-        grey = np.asarray(image).astype(np.float32) * (255 / 65535)
-        image = Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")  # palettes and grey with a transparent value too
-        page = Image.new("RGBA", image.size, (*WHITE, 255))
-        return Image.alpha_composite(page, image).convert("RGB")
-    return _rgb(image)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF orientation says; unreadable EXIF says nothing."""
-    if "exif" not in image.info:
-        return image
-    try:
-        turned = image.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
-        return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # EXIF is a TIFF file of its own, broken in many ways; the pixels are fine
-        return image
-
-
 def eval_transform(
     data: bytes,
     image_size: tuple[int, int],
     policy: str,
     resize: str,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
     *,
     interpolation: str = "bicubic",
     crop_pct: float = 1.0,
@@ -156,7 +60,7 @@ def eval_transform(
     Source: torchvision.transforms Resize and CenterCrop, as open_clip, timm and contrastors use them.
     """
     image = load_image(data, policy, limits)
-    return np.asarray(_rgb(_fit(image, image_size, resize, FILTERS[interpolation], crop_pct)))
+    return np.asarray(rgb(_fit(image, image_size, resize, FILTERS[interpolation], crop_pct)))
 
 
 def _fit(
@@ -180,7 +84,7 @@ def _covering_size(size: tuple[int, int], width: int, height: int) -> tuple[int,
 
 
 def train_transform(
-    image: np.ndarray | Image.Image, rng: np.random.Generator, image_size: tuple[int, int], augment: Augment
+    picture: Picture, rng: np.random.Generator, image_size: tuple[int, int], augment: Augment, policy: str = "clean"
 ) -> np.ndarray:
     """A random view of a picture, uint8 (h, w, 3).
 
@@ -188,29 +92,73 @@ def train_transform(
     numbers are drawn from `rng` in a fixed order, whatever is switched on, so a view depends on (picture, rng) only.
 
     Args:
-        image: uint8 (h, w, 3), or a picture of `load_image`.
+        picture: of `decoding.load_pixels` or `load_image`.
         rng: the generator of this position of the run.
         image_size: (height, width) of the result.
         augment: strengths.
+        policy: "reference": resized by Pillow, in the picture's own mode; "clean": by `resizing`.
     """
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    box = crop_box(image.width, image.height, rng, augment.crop_scale, augment.crop_ratio)
-    flip, gray, angle, *strengths = rng.random(6).tolist()
+    drawn = _draw(picture, rng, augment)
     if augment.rotate:
-        view = _rotated_crop(_rgb(image), box, image_size, math.radians(augment.rotate) * (2 * angle - 1))
+        angle = math.radians(augment.rotate) * (2 * drawn.angle - 1)
+        view = np.asarray(_rotated_crop(rgb(_image(picture)), drawn.box, image_size, angle))
+    elif policy == "reference":
+        left, top, width, height = drawn.box
+        cut = _image(picture).crop((left, top, left + width, top + height))  # a resize with a box sees beyond it
+        view = np.asarray(rgb(cut.resize(image_size[::-1], BICUBIC)))
     else:
-        left, top, width, height = box
-        cut = image.crop((left, top, left + width, top + height))  # first: a resize with a box would see beyond it
-        view = _rgb(cut.resize(image_size[::-1], BICUBIC))
-    if flip < augment.flip:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(_recolour(view, augment.color_jitter, strengths, gray < augment.grayscale))
+        view = resizing.bicubic(_cut(pixels_of(picture), drawn.box), image_size)
+    view = view[:, ::-1] if drawn.flip else view
+    return _recolour(view, augment.color_jitter, drawn.strengths, drawn.gray)
+
+
+def train_crop(
+    picture: Picture, rng: np.random.Generator, augment: Augment, canvas: int
+) -> tuple[np.ndarray, bool]:
+    """What `train_transform` would resize, for a device that does so: (crop uint8 (h, w, 3), whether to flip it).
+
+    Args:
+        picture, rng, augment: as there; no rotation.
+        canvas: longest side that can be sent; a longer crop is reduced to it.
+    """
+    drawn = _draw(picture, rng, augment)
+    crop = resizing.at_most(_cut(pixels_of(picture), drawn.box), canvas)
+    return _recolour(crop, augment.color_jitter, drawn.strengths, drawn.gray), drawn.flip
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The random choices of a view; `angle` and `strengths` in [0, 1)."""
+
+    box: Box
+    flip: bool
+    gray: bool
+    angle: float
+    strengths: list[float]
+
+
+def _draw(picture: Picture, rng: np.random.Generator, augment: Augment) -> _Drawn:
+    """The choices for a picture; always as many numbers of `rng`."""
+    height, width = picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
+    box = crop_box(width, height, rng, augment.crop_scale, augment.crop_ratio)
+    flip, gray, angle, *strengths = rng.random(6).tolist()
+    return _Drawn(box, flip < augment.flip, gray < augment.grayscale, angle, strengths)
+
+
+def _cut(pixels: np.ndarray, box: Box) -> np.ndarray:
+    """The pixels of a box, not copied."""
+    left, top, width, height = box
+    return pixels[top : top + height, left : left + width]
+
+
+def _image(picture: Picture) -> Image.Image:
+    """A picture as Pillow's."""
+    return Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
 
 
 def crop_box(
     width: int, height: int, rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[int, int, int, int]:
+) -> Box:
     """A random box (left, top, width, height): area uniform in `scale`, shape log-uniform in `ratio` (width / height).
 
     Ten tries; then the largest centred box whose shape is allowed.
@@ -224,22 +172,18 @@ def crop_box(
 
     Source: torchvision.transforms.RandomResizedCrop.get_params.
     """
-    # All tries at once: numpy's price is per call, and the generator moves on by the same count for every picture.
-    draws = rng.random((4, CROP_TRIES))
-    area = width * height * (scale[0] + (scale[1] - scale[0]) * draws[0])
-    shape = np.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * draws[1])
-    widths = np.rint(np.sqrt(area * shape)).astype(int)
-    heights = np.rint(np.sqrt(area / shape)).astype(int)
-    fits = (0 < widths) & (widths <= width) & (0 < heights) & (heights <= height)
-    if not fits.any():
-        return _fallback_box(width, height, ratio)
-    first = int(fits.argmax())
-    w, h = int(widths[first]), int(heights[first])
-    left, top = int(draws[2, first] * (width - w + 1)), int(draws[3, first] * (height - h + 1))
-    return left, top, w, h
+    low, spread = math.log(ratio[0]), math.log(ratio[1] / ratio[0])
+    # The generator moves on by the same count for every picture; the first try nearly always fits.
+    for area, shape, left, top in rng.random((4, CROP_TRIES)).T.tolist():
+        area = width * height * (scale[0] + (scale[1] - scale[0]) * area)
+        shape = math.exp(low + spread * shape)
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            return int(left * (width - w + 1)), int(top * (height - h + 1)), w, h
+    return _fallback_box(width, height, ratio)
 
 
-def _fallback_box(width: int, height: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+def _fallback_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
     """The largest centred box of an allowed shape."""
     w, h = width, height
     if width / height < ratio[0]:
@@ -250,7 +194,7 @@ def _fallback_box(width: int, height: int, ratio: tuple[float, float]) -> tuple[
 
 
 def _rotated_crop(
-    image: Image.Image, box: tuple[int, int, int, int], image_size: tuple[int, int], angle: float
+    image: Image.Image, box: Box, image_size: tuple[int, int], angle: float
 ) -> Image.Image:
     """`box` of the picture rotated by `angle` (radians, about its centre), at `image_size`; white where nothing is.
 
@@ -279,20 +223,21 @@ def _rotated_crop(
     )
 
 
-def _recolour(image: Image.Image, jitter: float, draws: list[float], gray: bool) -> Image.Image:
+def _recolour(pixels: np.ndarray, jitter: float, draws: list[float], gray: bool) -> np.ndarray:
     """Brightness, contrast and saturation each scaled by a factor in [1 - jitter, 1 + jitter]; grey where asked.
 
     All three are linear in the pixel, so they are one colour matrix with one clip at the end (torchvision clips after
     each).
 
     Args:
-        image: RGB.
+        pixels: uint8 (h, w, 3), RGB.
         jitter: 0 for none.
         draws: three numbers in [0, 1).
         gray: drop all colour.
     """
     if not jitter and not gray:
-        return image
+        return pixels
+    image = Image.fromarray(pixels)
     brightness, contrast, saturation = (1 + jitter * (2 * draw - 1) for draw in draws)
     saturation = 0.0 if gray else saturation
     # out = b * (c * (s * rgb + (1 - s) * luma) + (1 - c) * mean luma), as rows of a 3 x 4 matrix.
@@ -301,4 +246,4 @@ def _recolour(image: Image.Image, jitter: float, draws: list[float], gray: bool)
     if jitter:
         mean = image.convert("L").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
         matrix[:, 3] = brightness * (1 - contrast) * mean
-    return image.convert("RGB", tuple(matrix.ravel().tolist()))
+    return np.asarray(image.convert("RGB", tuple(matrix.ravel().tolist())))

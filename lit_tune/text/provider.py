@@ -79,6 +79,7 @@ def open_text(config: ConfigDict, source: Source) -> Text:
     encoder = open_encoder(config)
     name = f"{config.text.model} ({encoder.dim} numbers a text)"
     if config.text.source == "live":
-        return Text(encoder, TokenText(source, encoder.tokenizer, config.text.max_length), f"{name}, inside the step")
+        rows = TokenText(source, encoder.tokenizer, config.text.max_length, config.data.captions == "joined")
+        return Text(encoder, rows, f"{name}, inside the step")
     cache = open_or_build(source, encoder)
     return Text(encoder, CachedText(cache), f"{name}, {cache.unique:,} distinct captions cached")

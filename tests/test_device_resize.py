@@ -1,0 +1,62 @@
+"""Crops resized on the device: equal to Pillow's antialiased bicubic and to the host's, in any part of a canvas."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_tune import device_resize
+from lit_tune.data import resizing
+
+BICUBIC = Image.Resampling.BICUBIC
+SIZES = ((37, 61), (96, 96), (90, 33), (3, 5), (1, 1), (64, 2), (17, 96), (24, 40))  # (height, width)
+
+
+def pictures(kind: str) -> list[np.ndarray]:
+    """A picture of each size: smooth colours, or noise, where the clip of the first pass shows."""
+    rng = np.random.default_rng(0)
+    found = []
+    for height, width in SIZES:
+        if kind == "noise":
+            found.append(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+            continue
+        y, x = np.mgrid[0:height, 0:width]
+        rgb = np.stack([x * 255 / width, y * 255 / height, 127 + 127 * np.sin(x / 5) * np.cos(y / 7)], -1)
+        found.append(rgb.astype(np.uint8))
+    return found
+
+
+def on_device(crops: list[np.ndarray], canvas: int, size: tuple[int, int], flips: list[int]) -> np.ndarray:
+    """The crops in canvases full of something else, resized."""
+    image = np.full((len(crops), canvas, canvas, 3), 201, np.uint8)
+    for place, crop in zip(image, crops, strict=True):
+        place[: crop.shape[0], : crop.shape[1]] = crop
+    numbers = np.array([[*crop.shape[:2], flip] for crop, flip in zip(crops, flips, strict=True)], np.int32)
+    return np.asarray(jax.jit(device_resize.resize, static_argnums=2)(image, numbers, size))
+
+
+def by_pillow(crop: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Down the columns, then across the rows."""
+    down = Image.fromarray(crop).resize((crop.shape[1], size[0]), BICUBIC)
+    return np.asarray(down.resize(size[::-1], BICUBIC)).astype(int)
+
+
+@pytest.mark.parametrize("kind", ["smooth", "noise"])
+@pytest.mark.parametrize("size", [(32, 32), (48, 20)])
+def test_a_crop_is_pillows_antialiased_bicubic_to_one_level_flipped_or_not(kind: str, size: tuple[int, int]) -> None:
+    crops = pictures(kind)
+    flips = [i % 2 for i in range(len(crops))]
+    found = on_device(crops, 96, size, flips).astype(int)
+    for crop, flip, ours in zip(crops, flips, found, strict=True):
+        gap = np.abs((ours[:, ::-1] if flip else ours) - by_pillow(crop, size))
+        assert gap.max() <= 1 and (gap > 0).mean() < 0.03, crop.shape  # exact halves may round either way
+
+
+@pytest.mark.parametrize("kind", ["smooth", "noise"])
+def test_the_host_makes_the_same_to_one_level(kind: str) -> None:
+    crops = pictures(kind)
+    found = on_device(crops, 96, (32, 32), [0] * len(crops)).astype(int)
+    for crop, ours in zip(crops, found, strict=True):
+        host = resizing.bicubic(crop, (32, 32)).astype(int)
+        assert np.abs(host - ours).max() <= 1, crop.shape
+        assert np.abs(host - by_pillow(crop, (32, 32))).max() <= 1, crop.shape
