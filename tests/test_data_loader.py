@@ -13,6 +13,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
+from lit_tune import device_resize
 from lit_tune.configs import common
 from lit_tune.data import captions, order, sources, tar_index, transforms
 from lit_tune.data.examples import TRIES, HostBatches, PictureCache, Recipe
@@ -212,6 +213,56 @@ def test_three_worker_processes_give_the_same(config):
     assert same(plain[0], run(config, make_mesh(2), 1)[0])
 
 
+def test_bad_samples_are_counted_by_kind_and_shard(config):
+    source = sources.open_source(config.data.train, config.data)
+    quarantine = Quarantine(source, 1.0)
+    assert quarantine.summary() == "" and quarantine.metrics() == {"data/bad_samples": 0}
+    tried = np.array([[5, 11, 2], [5, 1, -1], [3, -1, -1]])
+    fault = np.array([[4, 7, 0], [4, 0, 0], [0, 0, 0]], np.uint8)
+    quarantine.take(tried, fault)
+    one, two = KINDS[3], KINDS[6]
+    assert quarantine.metrics() == {"data/bad_samples": 3, f"data/bad_{one}": 2, f"data/bad_{two}": 1}
+    assert dict(quarantine.shards) == {"pairs.tar": 3} and len(quarantine.drain()) == 2 and not quarantine.drain()
+    assert quarantine.summary() == (
+        f"3 of 6 samples replaced: {one} 2, {two} 1; most in pairs.tar 3; each is in quarantine.jsonl")
+
+
+def test_crops_for_the_device_are_resized_to_what_the_host_makes(config):
+    config.data.rotate, config.data.color_jitter = 0.0, 0.0
+    host, lines, _ = run(config, make_mesh(1), steps=4)
+    config.data.resize_on, config.data.canvas = "device", 24
+    sent, other_lines, _ = run(config, make_mesh(4), steps=4)
+    assert lines == other_lines
+    resize = jax.jit(device_resize.resize, static_argnums=2)
+    for ours, theirs in zip(sent, host, strict=True):
+        assert ours["image"].shape == (B, 24, 24, 3) and ours["crop"].dtype == np.int32
+        pictures = np.asarray(resize(ours["image"], ours["crop"], (16, 16))).astype(int)
+        assert np.abs(pictures - theirs["image"]).max() <= 1
+        assert all(np.array_equal(ours[name], theirs[name]) for name in theirs if name != "image")
+    assert {crop[2] for batch in sent for crop in batch["crop"].tolist()} == {0, 1}
+
+
+def test_captions_are_drawn_or_the_first_or_all_of_them(config, tmp_path):
+    (tmp_path / "captions.jsonl").write_text('{"image": "a.png", "captions": ["red", "green apple", "blue"]}\n')
+    Image.new("RGB", (20, 24)).save(tmp_path / "a.png")
+    source = sources.open_source(str(tmp_path), config.data)
+
+    def choices(rule: str) -> list[int]:
+        config.data.captions = rule
+        return HostBatches(source, Words(), Recipe.of(config), np.arange(B))(0)["caption_id"][:, 1].tolist()
+
+    assert set(choices("random")) == {0, 1, 2} and set(choices("first")) == {0} == set(choices("joined"))
+
+    def letters(texts):
+        return [np.array([ord(letter) for letter in text]) for text in texts]
+
+    joined, one = (TokenText(source, letters, 24, joined).row(0, 1) for joined in (True, False))
+    assert bytes(joined["input_ids"].tolist()).rstrip(b"\0") == b"red green apple blue"
+    assert joined["attention_mask"].sum() == len("red green apple blue")
+    assert bytes(one["input_ids"].tolist()).rstrip(b"\0") == b"green apple"
+    assert np.array_equal(joined["caption_id"], one["caption_id"])
+
+
 def test_too_many_bad_samples_end_the_run_with_their_kinds_and_names(config):
     config.data.max_bad_fraction = 0.0005  # 5 in a window of 10,000
     with pytest.raises(DataError, match=r"at most 0\.050%.*undecodable.*pairs\.tar/0005") as caught:
@@ -229,7 +280,7 @@ def test_a_data_set_without_one_good_sample_ends_at_once(config, tmp_path):
                 tar.addfile(info, io.BytesIO(data))
     config.data.train = str(path)
     config.data.max_bad_fraction = 1.0
-    with pytest.raises(DataError, match=f"{TRIES} bad ones in a row.*unknown_format"):
+    with pytest.raises(DataError, match=f"{TRIES} bad ones in a row.*not one good one before.*unknown_format"):
         run(config, make_mesh(1))
 
 

@@ -190,11 +190,32 @@ def test_train_view_depends_on_picture_and_generator_only():
 def test_plain_train_view_is_crop_then_antialiased_bicubic():
     image = photo(200, 150)
     augment = transforms.Augment((0.5, 1.0))
-    box = transforms.crop_box(200, 150, np.random.default_rng(3), (0.5, 1.0), (3 / 4, 4 / 3))
-    ours = transforms.train_transform(image, np.random.default_rng(3), (32, 32), augment)
-    left, top, w, h = box
-    theirs = image.crop((left, top, left + w, top + h)).resize((32, 32), Image.Resampling.BICUBIC)
-    assert np.array_equal(ours, np.asarray(theirs))
+    left, top, w, h = transforms.crop_box(200, 150, np.random.default_rng(3), (0.5, 1.0), (3 / 4, 4 / 3))
+    cut = image.crop((left, top, left + w, top + h))
+    for picture in (image, np.asarray(image)):  # bit for bit under `reference`
+        peers = transforms.train_transform(picture, np.random.default_rng(3), (32, 48), augment, "reference")
+        assert np.array_equal(peers, np.asarray(cut.resize((48, 32), Image.Resampling.BICUBIC)))
+        ours = transforms.train_transform(picture, np.random.default_rng(3), (32, 48), augment, "clean").astype(int)
+        down = cut.resize((w, 32), Image.Resampling.BICUBIC).resize((48, 32), Image.Resampling.BICUBIC)
+        assert np.abs(ours - np.asarray(down)).max() <= 1 and np.abs(ours - peers).max() <= 2
+
+
+def test_a_palette_is_resized_as_the_peers_do_under_reference_only():
+    palette = photo(60, 40).quantize(8)
+    augment = transforms.Augment((1.0, 1.0), (1.5, 1.5))
+    view = transforms.train_transform(palette, np.random.default_rng(0), (20, 30), augment, "reference")
+    assert np.array_equal(view, np.asarray(palette.resize((30, 20), Image.Resampling.BICUBIC).convert("RGB")))
+
+
+def test_the_crop_for_a_device_is_what_the_host_resizes():
+    rgb, augment = np.asarray(photo(200, 150)), transforms.Augment((0.5, 1.0), flip=0.5, grayscale=0.3)
+    for p in range(6):
+        crop, flip = transforms.train_crop(rgb, np.random.default_rng(p), augment, 256)
+        view = transforms.train_transform(rgb, np.random.default_rng(p), (32, 32), augment)
+        again = transforms.resizing.bicubic(crop, (32, 32))
+        assert np.abs(view.astype(int) - (again[:, ::-1] if flip else again)).max() <= 1
+    small, _ = transforms.train_crop(rgb, np.random.default_rng(0), transforms.Augment((1.0, 1.0)), 50)
+    assert max(small.shape[:2]) == 50 and abs(small.shape[0] / small.shape[1] - 0.75) < 0.02
 
 
 def test_rotation_agrees_with_rotate_then_crop_and_fills_corners_white():
@@ -231,6 +252,22 @@ def test_colours_follow_the_formula_and_grey_is_grey():
     grey = np.asarray(transforms._recolour(np.asarray(photo()), 0.0, draws, True)).astype(int)
     assert np.ptp(grey, axis=2).max() == 0 and np.abs(grey[..., 0] - luma).max() <= 1
     assert transforms._recolour(np.asarray(photo()), 0.0, draws, False).tobytes() == photo().tobytes()
+
+
+def test_colours_have_torchvisions_statistics():
+    # ColorJitter draws each factor uniformly in [1 - s, 1 + s]; contrast and saturation leave an even grey as it is,
+    # so its level is 100 x brightness. RandomGrayscale drops colour with its probability.
+    grey, red = np.full((8, 8, 3), 100, np.uint8), np.full((8, 8, 3), (200, 40, 40), np.uint8)
+    augment = transforms.Augment((1.0, 1.0), (1.0, 1.0), color_jitter=0.4, grayscale=0.2)
+    count, levels, dropped = 1500, [], 0
+    for p in range(count):
+        levels.append(transforms.train_transform(grey, np.random.default_rng((2, p)), (4, 4), augment)[0, 0, 0] / 100)
+        dropped += int(np.ptp(transforms.train_transform(red, np.random.default_rng((3, p)), (4, 4), augment)) == 0)
+    variance = 0.8**2 / 12
+    assert abs(np.mean(levels) - 1) < 5 * np.sqrt(variance / count)
+    assert abs(np.var(levels) - variance) < 5 * variance * np.sqrt(0.8 / count)  # of a uniform: kurtosis 1.8
+    assert min(levels) >= 0.59 and max(levels) <= 1.41
+    assert abs(dropped / count - 0.2) < 5 * np.sqrt(0.16 / count)
 
 
 def test_flip_happens_as_often_as_asked():
