@@ -17,7 +17,7 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 
 from lit_tune import bench_towers, config as config_lib, console, flags as flags_lib  # noqa: E402
-from lit_tune.benching import embed, loss, machine, settings, step  # noqa: E402
+from lit_tune.benching import data, embed, loss, machine, settings, step  # noqa: E402
 from lit_tune.benching.timing import in_turns, ratio  # noqa: E402
 from lit_tune.errors import ConfigError, NumbersError, explain  # noqa: E402
 from lit_tune.evaldata.dataset import EvalData  # noqa: E402
@@ -25,9 +25,9 @@ from lit_tune.evals import retrieval, scoring, tiles, zero_shot  # noqa: E402
 from lit_tune.evals.catalog import TASKS  # noqa: E402
 from lit_tune.flags import BenchFlags  # noqa: E402
 
-LATER = ("data",)
 IMAGES = {"retrieval": 4096, "eval": 50_000}  # where --images is absent
-REPEATS = {"retrieval": 3, "eval": 3, "loss": 5, "embed": 8, "step": 8}  # where --repeats is absent
+# where --repeats is absent
+REPEATS = {"retrieval": 3, "eval": 3, "data": data.REPEATS, "loss": 5, "embed": 8, "step": 8}
 SIMULATED = 8  # devices of `bench loss` on a CPU
 LARGE = 1_000_000  # pictures and captions that the time is worked out for
 Figures = dict[str, Any]
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     if part in ("embed", "step"):
         found, show = _of_config(part, flags, changes)
     else:
-        found, show = {"retrieval": _retrieval, "eval": _eval, "loss": _loss}[part](flags)
+        found, show = {"retrieval": _retrieval, "eval": _eval, "loss": _loss, "data": _data}[part](flags)
     found = {"part": part, "machine": machine.about() | {"load": load}} | found
     print(json.dumps(found, indent=1) if flags.json else "\n".join(show(found)))
     return 0
@@ -58,10 +58,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _part(flags: BenchFlags) -> str:
     """The part that was asked for, if this version has it."""
-    asked = " ".join(flags.args)
-    if asked in LATER:
-        raise ConfigError(f"bench {asked} is not in this version; there are: {', '.join(REPEATS)}")
-    if asked not in REPEATS:
+    asked = " ".join(flags.args[:1] if flags.args[:1] == ("data",) else flags.args)
+    if asked not in REPEATS or len(flags.args) > 2:
         raise ConfigError(explain("bench", expected=" or ".join(REPEATS), found=repr(asked), do="name one part"))
     return asked
 
@@ -86,6 +84,12 @@ def _loss(flags: BenchFlags) -> tuple[Figures, Show]:
     devices = machine.devices(flags.devices)
     dtype = flags.dtype or ("float32" if devices[0].platform == "cpu" else "bfloat16")
     return loss.measure(flags.n, flags.dim, dtype, devices, flags.repeats), loss.show
+
+
+def _data(flags: BenchFlags) -> tuple[Figures, Show]:
+    """(figures, how to show them) of `bench data`."""
+    shards = "".join(flags.args[1:])
+    return data.measure(shards, pictures=flags.images or data.PICTURES, repeats=flags.repeats), data.show
 
 
 def _of_config(part: str, flags: BenchFlags, changes: Changes) -> tuple[Figures, Show]:

@@ -223,9 +223,9 @@ class VerifyFlags:
 
 @dataclasses.dataclass(frozen=True)
 class BenchFlags:
-    """Measure this machine: training step, embedding and loss beside others' code; retrieval; an evaluation's parts."""
+    """Measure this machine: step, embedding, loss and input beside others' code; retrieval; an evaluation's parts."""
 
-    args: tuple[str, ...] = flag("which part", (), form="step|embed|loss|retrieval|eval")
+    args: tuple[str, ...] = flag("which part", (), form="step|embed|loss|data [SHARDS]|retrieval|eval")
     config: ConfigDict | None = flag(f"step, embed: {CONFIG}; a size for this machine if absent", form="NAME")
     batch: int | None = flag("step, embed: pairs; 16 on a CPU, 256 else, or the config's", read=positive, form="N")
     micro_batches: int | None = flag("step: parts of the batch (gradient cache)", read=positive, form="N")
@@ -236,7 +236,8 @@ class BenchFlags:
     devices: int | None = flag("step, embed, loss: how many; 1, loss all (8 simulated on a CPU)", read=positive,
                                form="N")
     threads: int | None = flag("cores to use, by us and by PyTorch; all if absent", read=positive, form="N")
-    images: int | None = flag("pictures; 4096 for retrieval, 50000 for eval if absent", read=positive, form="N")
+    images: int | None = flag("pictures; 4096 for retrieval, 50000 for eval, 24 for data if absent", read=positive,
+                              form="N")
     texts: int = flag("retrieval: captions, at least one a picture", 16_384, read=positive, form="N")
     dim: int = flag("retrieval, loss: width of the vectors", 768, read=positive, form="N")
     classes: int = flag("eval: classes", 1000, read=positive, form="N")
@@ -244,8 +245,8 @@ class BenchFlags:
     model: str | None = flag("eval: towers to time; EVA02-B/16 and nomic-bert if absent, random weights", form="DIR")
     sample: int = flag("eval: pictures that the image tower is timed with", 64, read=positive, form="N")
     prompts: int = flag("eval: prompts that the text tower is timed with", 256, read=positive, form="N")
-    repeats: int | None = flag("times that everything is measured, in turns, the median counts; 3, loss 5, step and "
-                               "embed 8 if absent", read=positive, form="N")
+    repeats: int | None = flag("times that everything is measured, in turns, the median counts; 3, loss 5, data 7, "
+                               "step and embed 8 if absent", read=positive, form="N")
     json: bool = flag("print JSON", False)
 
 
