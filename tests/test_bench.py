@@ -141,7 +141,7 @@ def test_a_random_pair_runs_without_files(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["data"], "not in this version"), ([], "retrieval or eval"), (["loss", "--n=12"], "multiples of 8 devices"),
+    (["data", "a", "b"], "name one part"), ([], "retrieval or eval"), (["loss", "--n=12"], "multiples of 8 devices"),
     (["loss", "--n=16", "--dtype=float16"], "float32 or bfloat16"), (["loss", "--devices=9"], "at most 8"),
     (["retrieval", "--config=quickstart"], "measures none"), (["eval", "--config.seed=1"], "measures none"),
     (["step", "--config=quickstrat"], "did you mean quickstart"), (["step", "--devices=9"], "at most 8"),
