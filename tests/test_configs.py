@@ -5,6 +5,7 @@ A changed default shows up as a change of tests/golden/configs; `python tests/te
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -136,7 +137,9 @@ def test_overrides_take_the_type_of_the_key() -> None:
     ("vision.init_resample", "nearest", "bicubic | pinv"), ("optim.layer_decay", "0", "(0, 1]"),
     ("vision.freeze_blocks", "5", "at most the depth 4"), ("vision.freeze_blocks", "-2", "[-1, inf)"),
     ("vision.freeze_blocks", "-1", "0 without vision.init_from"),
-    ("data.crop_scale", "(1, 0.5)", "low <= high"), ("text.source", "live", "loss.extra_negatives"),
+    ("data.crop_scale", "(1, 0.5)", "low <= high"), ("data.resize_on", "gpu", "host | device"),
+    ("data.max_aspect", "0.5", "at least 1, or 0"), ("data.captions", "all", "random | first | joined"),
+    ("text.source", "live", "loss.extra_negatives"),
 ])
 def test_check_refuses_and_says_what_to_do(key: str, value: str, says: str) -> None:
     more = {"vision.class_token": [("vision.pool", "cls")], "text.source": [("loss.extra_negatives", "8")]}
@@ -228,6 +231,16 @@ def get_config():
     {line}
     return c
 """
+
+
+@pytest.mark.parametrize("changes, says", [
+    ((("data.resize_on", "device"), ("data.canvas", "200")), "data.canvas: expected at least 224"),
+    ((("data.resize_on", "device"), ("data.rotate", "5")), "data.rotate: expected 0 with data.resize_on=device"),
+    ((("data.captions", "joined"), ("text.source", "cached")), "data.captions: expected random or first"),
+])
+def test_input_settings_that_exclude_each_other_are_refused(changes: tuple, says: str) -> None:
+    with pytest.raises(errors.ConfigError, match=re.escape(says)):
+        config_lib.check(config_lib.load("nomic_embed_vision_v1_5", changes), files=False)
 
 
 @pytest.mark.parametrize("line, says", [

@@ -13,7 +13,7 @@ from lit_tune.data.inspecting import lengths, page, pictures, statistics, text
 from lit_tune.data.inspecting.look import draw
 from lit_tune.data.inspecting.statistics import Rules
 from lit_tune.data.sources import open_source
-from lit_tune.data.transforms import Limits
+from lit_tune.data.decoding import Limits
 from lit_tune.errors import DataError
 from lit_tune.flags import DataFlags
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lit_tune.data.sample import BadSample, Source
 from lit_tune.data.tar_index import image_format
-from lit_tune.data.transforms import EXIF_ORIENTATION, READERS, Limits, load_image
+from lit_tune.data.decoding import EXIF_ORIENTATION, READERS, Limits, load_image
 
 BLOCK = 4_096  # samples looked at before their results are counted
 

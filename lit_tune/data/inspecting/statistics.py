@@ -14,7 +14,7 @@ from lit_tune.data.inspecting.tally import SHOWN, Tally, faults_report
 from lit_tune.data.sample import BadSample, Source
 from lit_tune.data.tar_index import FORMATS
 from lit_tune.data.tar_source import TarSource
-from lit_tune.data.transforms import Limits, load_image
+from lit_tune.data.decoding import Limits, load_image
 
 FIRST = 3  # samples shown whatever they hold
 MOST_RECORDS = 100_000_000  # of the index, 12 bytes each, that are looked through at once
