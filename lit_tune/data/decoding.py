@@ -79,7 +79,7 @@ def load_image(data: bytes, policy: str, limits: Limits = LIMITS) -> Image.Image
     try:
         # A PNG of 10 kB can hold 400 megapixels: the header is all that is looked at before the limits are.
         image = READERS[kind](io.BytesIO(data))
-        _check_size(image.width, image.height, limits)
+        check_size(image.width, image.height, limits)
         _check_png(image, data)
         image.load()
         return image if policy == "reference" else _clean(image)
@@ -118,7 +118,7 @@ def _format(data: bytes, limits: Limits) -> str:
     return kind
 
 
-def _check_size(width: int, height: int, limits: Limits) -> None:
+def check_size(width: int, height: int, limits: Limits) -> None:
     """Refuse a picture by what its header says."""
     if width * height > limits.max_pixels:
         raise BadSample("too_many_pixels")
@@ -138,7 +138,7 @@ def _plain_jpeg(data: bytes, policy: str, limits: Limits) -> np.ndarray | None:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space not in SAME_PIXELS:
             return None
-        _check_size(width, height, limits)
+        check_size(width, height, limits)
         if policy == "clean" and _may_be_turned(data):
             return None
         # The slow settings are Pillow's: an accurate DCT and smooth upsampling of the colours.

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from lit_tune.config_check import check
+from lit_tune.data.decoding import Limits
 from lit_tune.data.inspecting import lengths, page, pictures, statistics, text
 from lit_tune.data.inspecting.look import draw
 from lit_tune.data.inspecting.statistics import Rules
 from lit_tune.data.sources import open_source
-from lit_tune.data.decoding import Limits
 from lit_tune.errors import DataError
 from lit_tune.flags import DataFlags
 
@@ -66,7 +66,7 @@ def _rules(flags: DataFlags) -> Rules:
         return Rules()
     check(flags.config, files=False)
     data = flags.config.data
-    return Rules(data.policy, Limits(data.max_image_mib << 20, data.max_pixels))
+    return Rules(data.policy, Limits(data.max_image_mib << 20, data.max_pixels, data.max_aspect))
 
 
 def _caption_field(flags: DataFlags) -> str:

@@ -11,9 +11,9 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from lit_tune.data.decoding import EXIF_ORIENTATION, READERS, Limits, check_size, load_image
 from lit_tune.data.sample import BadSample, Source
 from lit_tune.data.tar_index import image_format
-from lit_tune.data.decoding import EXIF_ORIENTATION, READERS, Limits, load_image
 
 BLOCK = 4_096  # samples looked at before their results are counted
 
@@ -117,8 +117,7 @@ def header(data: bytes, limits: Limits) -> Image.Image:
         image = READERS[kind](io.BytesIO(data))
     except Exception as error:  # Pillow's readers raise a dozen types on hostile bytes
         raise BadSample("undecodable") from error
-    if image.width * image.height > limits.max_pixels:
-        raise BadSample("too_many_pixels")
+    check_size(image.width, image.height, limits)
     return image
 
 

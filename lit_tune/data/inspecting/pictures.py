@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from lit_tune.data.decoding import load_image
 from lit_tune.data.inspecting.look import Plan
 from lit_tune.data.inspecting.statistics import Rules
 from lit_tune.data.sample import BadSample, Source
-from lit_tune.data.decoding import load_image
 
 GRID = 60  # drawn samples on the page
 CAPTIONS = 3  # of one sample

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_tune.data.decoding import Limits, load_image
 from lit_tune.data.inspecting import figures
 from lit_tune.data.inspecting.lengths import Ruler
 from lit_tune.data.inspecting.look import Plan, looks
@@ -14,7 +15,6 @@ from lit_tune.data.inspecting.tally import SHOWN, Tally, faults_report
 from lit_tune.data.sample import BadSample, Source
 from lit_tune.data.tar_index import FORMATS
 from lit_tune.data.tar_source import TarSource
-from lit_tune.data.decoding import Limits, load_image
 
 FIRST = 3  # samples shown whatever they hold
 MOST_RECORDS = 100_000_000  # of the index, 12 bytes each, that are looked through at once
