@@ -24,7 +24,7 @@ REQUIRES = [
     "etils[epath]",
     "pillow>=11.0",
     "simplejpeg>=1.9",  # JPEG by libjpeg-turbo (bundled), to the bytes of Pillow's decoder without its detours
-    "cykooz-resizer>=4.0",  # antialiased bicubic on the host, about seven times as fast as Pillow's
+    "cykooz_resizer>=4.0",  # antialiased bicubic on the host, about seven times as fast as Pillow's
     "numpy>=2.0",
     "scipy",
     "tensorboardX>=2.6.5",

@@ -236,8 +236,7 @@ class BenchFlags:
     devices: int | None = flag("step, embed, loss: how many; 1, loss all (8 simulated on a CPU)", read=positive,
                                form="N")
     threads: int | None = flag("cores to use, by us and by PyTorch; all if absent", read=positive, form="N")
-    images: int | None = flag("pictures; 4096 for retrieval, 50000 for eval, 24 for data if absent", read=positive,
-                              form="N")
+    images: int | None = flag("pictures; retrieval 4096, eval 50000, data 24 if absent", read=positive, form="N")
     texts: int = flag("retrieval: captions, at least one a picture", 16_384, read=positive, form="N")
     dim: int = flag("retrieval, loss: width of the vectors", 768, read=positive, form="N")
     classes: int = flag("eval: classes", 1000, read=positive, form="N")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lit_tune.data import sources, tar_index, transforms
+from lit_tune.data import decoding, sources, tar_index, transforms
 from lit_tune.data.sample import BadSample
 from lit_tune.errors import DataError
 
@@ -131,7 +131,7 @@ def test_the_last_shared_folders_are_named_when_they_are_absent():
     mixed = open_tars(SHARED / "broken" / "tars" / "mixed_bad_images.tar")
     for i in range(len(mixed)):
         try:
-            transforms.decode(mixed[i].image, "clean")
+            decoding.decode(mixed[i].image, "clean")
         except BadSample:
             caught.append(i)
     assert caught == [0, 3, 5, 8]
