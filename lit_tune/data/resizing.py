@@ -11,8 +11,8 @@ ANTIALIASED_BICUBIC = ResizeOptions(ResizeAlg.convolution(FilterType.catmull_rom
 def bicubic(pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
     """`pixels` at another size: first down the columns, then across the rows, each rounded to whole levels.
 
-    Within one level of Pillow's two passes in this order; Pillow 13 itself takes the other one where the width shrinks
-    more than the height, Pillow 12 always. Which comes first shows on hard edges only, where the first pass clips.
+    Within one level of Pillow's two passes in this order; Pillow 12.3 itself goes across first, 13.0 chooses by the
+    sizes. Which comes first shows on hard edges only, where the first pass clips.
 
     Args:
         pixels: RGB.
