@@ -13,6 +13,7 @@ REQUIRES = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "grain>=0.2.18",
+    "array_record",  # pairs in ArrayRecord files; grain brings it along, but we import it ourselves
     "tensorflow-datasets>=4.9.10",
     "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without asking for it
     "transformers>=5.0",

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lit_tune.data import array_record_source
 from lit_tune.data.folder_source import TABLES, FolderSource
 from lit_tune.data.sample import BadSample, Sample, Source
 from lit_tune.data.tar_source import TarSource, open_shards
@@ -14,6 +15,8 @@ from lit_tune.paths import cache_dir
 
 __all__ = ["BadSample", "FolderSource", "Sample", "Source", "TarSource", "expand", "open_source"]
 
+ARRAY_RECORD = array_record_source.SUFFIX
+OPENERS = {".tar": open_shards, ARRAY_RECORD: array_record_source.open_array_records}
 EMOJI_SPLITS = {"": "final", "dev/": "dev"}
 EMOJI_FOLDERS = ("train", "unseen_set", "unseen_concept")
 EMOJI = {f"{prefix}{name}": (split, name) for prefix, split in EMOJI_SPLITS.items() for name in EMOJI_FOLDERS}
@@ -42,15 +45,35 @@ def open_source(
         DataError: shards are missing or damaged, or hold no pair.
     """
     caption_field = data.caption_field if caption_field is None else caption_field
+    kind, paths = located(spec)
+    if kind == "folder":
+        return FolderSource(paths[0], caption_field, spec, max_samples)
+    return OPENERS[kind](paths, spec, caption_field, allow_missing, max_samples)
+
+
+def located(spec: str) -> tuple[str, list[Path]]:
+    """What kind of data a spec names (a key of OPENERS, or "folder" for pictures with a table) and where it lies.
+
+    Raises:
+        ConfigError: the spec is wrong, or names files of several kinds.
+        DataError: a pattern that no file matches.
+    """
     if spec.startswith("emoji:"):
-        paths = _emoji_shards(spec)
-    else:
-        paths = [Path(path) for path in expand(spec)]
-        if len(paths) == 1 and paths[0].is_dir():
-            if any((paths[0] / name).exists() for name in TABLES):
-                return FolderSource(paths[0], caption_field, spec, max_samples)
-            paths = _folder_of_tars(paths[0])
-    return open_shards(paths, spec, caption_field, allow_missing, max_samples)
+        return ".tar", _emoji_shards(spec)
+    paths = [Path(path) for path in expand(spec)]
+    if len(paths) == 1 and paths[0].is_dir():
+        return _in_folder(paths[0])
+    kinds = {_kind(path): path for path in paths}
+    if len(kinds) > 1:
+        found = " and ".join(sorted(path.name for path in kinds.values()))
+        do = "name one kind, as with *.tar (several kinds make several data sets)"
+        raise ConfigError(explain(spec, expected="files of one kind", found=found, do=do))
+    return next(iter(kinds)), paths
+
+
+def _kind(path: Path) -> str:
+    """The kind of a file by its name; what is no ArrayRecord file by name is taken for a tar."""
+    return ARRAY_RECORD if path.name.endswith(ARRAY_RECORD) else ".tar"
 
 
 def expand(spec: str) -> list[str]:
@@ -94,13 +117,19 @@ def _choices(inner: str, text: str) -> list[str]:
     return [str(number).zfill(len(span[1])) for number in range(int(span[1]), int(span[2]) + 1)]
 
 
-def _folder_of_tars(folder: Path) -> list[Path]:
-    """The tar files of a folder, sorted."""
-    tars = sorted(folder.glob("*.tar"))
-    if not tars:
-        expected = f"*.tar shards, {' or '.join(TABLES)}"
+def _in_folder(folder: Path) -> tuple[str, list[Path]]:
+    """Kind and files of a folder: pictures with a table, else the one kind of files in it, sorted."""
+    if any((folder / name).exists() for name in TABLES):
+        return "folder", [folder]
+    found = {kind: sorted(folder.glob(f"*{kind}")) for kind in OPENERS}
+    found = {kind: paths for kind, paths in found.items() if paths}
+    if not found:
+        expected = f"{', '.join('*' + kind for kind in OPENERS)}, {' or '.join(TABLES)}"
         raise ConfigError(explain(str(folder), expected=expected, found="none of them", do="name another folder"))
-    return tars
+    if len(found) > 1:
+        names = " and ".join(f"*{kind}" for kind in found)
+        raise ConfigError(explain(str(folder), expected="files of one kind", found=names, do="name one, as *.tar"))
+    return found.popitem()
 
 
 def _emoji_shards(spec: str) -> list[Path]:
