@@ -7,14 +7,18 @@ import multiprocessing
 import pickle
 import tarfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from lit_tune.data import records, sources
+from lit_tune.data import parquet_source, records, sources
+from lit_tune.data.parquet_source import IMAGE
 from lit_tune.data.sample import BadSample, Sample, Source
 from lit_tune.errors import ConfigError, DataError
 
@@ -85,11 +89,14 @@ def fields(source: Source, i: int) -> tuple[tuple, Sample, tuple[str, str]]:
     return source.pair(i, LIMIT), source[i], source.describe(i)
 
 
-def is_same_everywhere(source: Source, tars: Source) -> None:
+def is_same_everywhere(source: Source, tars: Source, fields_kept: tuple[str, ...] = ("uid", "width", "more")) -> None:
     """The source gives what the tars give, from this thread, from many, and in another process."""
     assert len(source) == len(tars) == sum(SIZES) and list(source.caption_sets()) == list(tars.caption_sets())
     assert isinstance(source, Source)
-    wanted = [(tars.pair(i, LIMIT), tars[i]) for i in range(len(tars))]
+    wanted = []
+    for i in range(len(tars)):
+        meta = {name: tars[i].meta[name] for name in fields_kept}
+        wanted.append((tars.pair(i, LIMIT), replace(tars[i], meta=meta)))
     order = [i * 7 % len(tars) for i in range(20 * len(tars))]
     with ThreadPoolExecutor(8) as pool:
         for i, got in zip(order, pool.map(lambda i: fields(source, i)[:2], order), strict=True):
@@ -204,3 +211,99 @@ def test_files_of_several_kinds_are_refused(array_records, tmp_path):
     for spec in (tmp_path, tmp_path / "{a.tar,b.array_record}", tmp_path / "*"):
         with pytest.raises(ConfigError, match=r"expected files of one kind, found .*tar and .*b?\.array_record"):
             sources.open_source(str(spec), TXT)
+
+
+def write_parquet(path: Path, columns: dict[str, list], rows_a_group: int = 3, **types: pa.DataType) -> Path:
+    """A Parquet file, written by pyarrow."""
+    table = pa.table({name: pa.array(values, types.get(name)) for name, values in columns.items()})
+    pq.write_table(table, path, row_group_size=rows_a_group)
+    return path
+
+
+@pytest.fixture(scope="module")
+def parquets(tars, tmp_path_factory) -> Path:
+    """A folder of Parquet files with the pairs of the tars, pictures in Hugging Face's way in one of them."""
+    folder, first = tmp_path_factory.mktemp("parquet"), 0
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for shard, size in enumerate(SIZES):
+        rows = [contents(number) for number in range(first, first + size)]
+        images = [{"bytes": image, "path": "x.png"} if shard == 0 else image for _, image, _, _ in rows]
+        columns = {"key": [row[0] for row in rows], "text": [row[2] for row in rows], IMAGE: images,
+                   "uid": [row[3]["uid"] for row in rows], "width": [20] * size,
+                   "more": [row[3]["more"] for row in rows]}  # fmt: skip
+        write_parquet(folder / f"{shard}.parquet", columns, image=struct if shard == 0 else pa.large_binary())
+        first += size
+    return folder
+
+
+def test_parquet_holds_the_pairs_of_the_tars(parquets, tars):
+    source = sources.open_source(str(parquets), TXT)
+    is_same_everywhere(source, tars, fields_kept=("uid", "width"))  # a list is no scalar
+    assert sources.open_source(str(parquets), TXT, caption_field="more").captions(12) == ("caf\u00e9 12", "view 12")
+
+
+def test_only_the_last_row_groups_are_kept(parquets, monkeypatch):
+    source = sources.open_source(str(parquets / "2.parquet"), TXT)  # 8 rows in groups of 3
+    read, real = [], parquet_source._File.read
+    monkeypatch.setattr(parquet_source._File, "read", lambda *args: read.append(args[1]) or real(*args))
+    for i in (0, 1, 2, 7, 6, 0, 3):
+        source.pair(i, LIMIT)
+    assert read == [0, 2, 1]
+    monkeypatch.setattr(parquet_source, "KEPT_BYTES", 1)
+    read.clear()
+    small = pickle.loads(pickle.dumps(source))
+    for i in (0, 7, 6, 0):
+        small.pair(i, LIMIT)
+    assert read == [0, 2, 0] and len(small._groups) == 1
+
+
+def test_keys_fall_back_and_empty_cells_are_bad_pairs(tmp_path):
+    path = write_parquet(tmp_path / "x.parquet", {"captions": [["one", "x"], None, [], ["four"]], "flag": [True] * 4,
+                                                  IMAGE: [b"a", b"b", b"c", None]})  # fmt: skip
+    source = sources.open_source(str(path), TXT)
+    assert source[0] == Sample("0", b"a", ("one",), {"flag": True})
+    assert source.describe(3) == ("x.parquet", "3")
+    for i, kind in ((1, "no_caption"), (2, "no_caption"), (3, "empty_image")):
+        with pytest.raises(BadSample, match=kind):
+            source.pair(i, LIMIT)
+    path = write_parquet(tmp_path / "y.parquet", {"caption": ["one"], "text": ["two"], "uid": ["ab"], IMAGE: [b"a"]})
+    assert sources.open_source(str(path), TXT)[0] == Sample("ab", b"a", ("one",), {"text": "two"})
+
+
+def test_a_parquet_without_pictures_or_captions_or_whole_bytes_is_refused(parquets, tmp_path, monkeypatch):
+    lists = write_parquet(tmp_path / "0.parquet", {"url": ["http://x"], "key": ["0"], "status": ["success"],
+                                                   "caption": ["one"]})  # fmt: skip
+    with pytest.raises(ConfigError, match=r"0\.parquet: expected a column image.*found url.*img2dataset"):
+        sources.open_source(str(lists), TXT)
+    paths = write_parquet(tmp_path / "1.parquet", {IMAGE: ["a.png"], "caption": ["one"]})
+    with pytest.raises(ConfigError, match=r"image \(string\)"):
+        sources.open_source(str(paths), TXT)
+    with pytest.raises(ConfigError, match=r"expected a column nope, found key, text, image"):
+        sources.open_source(str(parquets), TXT, caption_field="nope")
+    (tmp_path / "2.parquet").write_bytes((parquets / "2.parquet").read_bytes()[:-30])
+    for name in ("2.parquet", "absent.parquet"):
+        with pytest.raises(DataError, match=f"{name}: expected"):
+            sources.open_source(str(tmp_path / name), TXT)
+    monkeypatch.setattr(parquet_source, "LARGEST_GROUP", 100)
+    with pytest.raises(DataError, match="row groups up to 100 bytes"):
+        sources.open_source(str(parquets), TXT)
+
+
+def test_a_damaged_column_chunk_spoils_its_row_group_only(parquets, tmp_path):
+    data = bytearray((parquets / "2.parquet").read_bytes())
+    column = pq.ParquetFile(parquets / "2.parquet").metadata.row_group(1).column(2)
+    assert column.path_in_schema == IMAGE
+    at = column.dictionary_page_offset or column.data_page_offset
+    data[at : at + 12] = b"\xff" * 12
+    (tmp_path / "x.parquet").write_bytes(data)
+    source = sources.open_source(str(tmp_path / "x.parquet"), TXT)
+    assert source.pair(2, LIMIT)[0] == picture(7) and source.pair(6, LIMIT)[0] == picture(11)
+    with pytest.raises(BadSample, match="unreadable"):
+        source.pair(4, LIMIT)
+
+
+def test_img2datasets_lists_beside_the_shards_are_passed_over(tars, tmp_path):
+    for path in tars.shards:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+        (tmp_path / path.name).with_suffix(".parquet").touch()
+    assert sources.open_source(str(tmp_path), TXT).fingerprint == tars.fingerprint

@@ -8,6 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,7 @@ from lit_tune.data.sample import BadSample
 from lit_tune.errors import DataError, explain
 
 OPEN_FILES = 128  # held open at a time; many systems allow 1,024 a process
+LOOK_THREADS = 4
 
 log = logging.getLogger(__name__)
 Opened = TypeVar("Opened")
@@ -138,18 +140,24 @@ def look_at(
     Raises:
         DataError: too many bad files (the first is named), or no file is left.
     """
-    files, problems = [], []
-    for path in paths:
-        try:
-            files.append(look(path))
-        except DataError as error:
-            problems.append(str(error))
+    with ThreadPoolExecutor(LOOK_THREADS) as pool:
+        looked_at = list(pool.map(lambda path: _file_or_problem(path, look), paths))
+    files = [found for found in looked_at if isinstance(found, PairFile)]
+    problems = [found for found in looked_at if isinstance(found, str)]
     if problems and (not files or len(problems) > allow_missing * len(paths)):
         more = f" ({len(problems)} of {len(paths)} files are bad)" if len(problems) > 1 else ""
         raise DataError(problems[0] + more)
     for problem in problems:
         log.warning("%s", problem)
     return files, problems
+
+
+def _file_or_problem(path: Path, look: Callable[[Path], PairFile]) -> PairFile | str:
+    """What is known of a file, or one line that says what is wrong with it."""
+    try:
+        return look(path)
+    except DataError as error:
+        return str(error)
 
 
 def finished(source: PairFiles, problems: list[str]) -> None:

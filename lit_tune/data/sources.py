@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lit_tune.data import array_record_source
+from lit_tune.data import array_record_source, parquet_source
 from lit_tune.data.folder_source import TABLES, FolderSource
 from lit_tune.data.sample import BadSample, Sample, Source
 from lit_tune.data.tar_source import TarSource, open_shards
@@ -15,8 +15,11 @@ from lit_tune.paths import cache_dir
 
 __all__ = ["BadSample", "FolderSource", "Sample", "Source", "TarSource", "expand", "open_source"]
 
-ARRAY_RECORD = array_record_source.SUFFIX
-OPENERS = {".tar": open_shards, ARRAY_RECORD: array_record_source.open_array_records}
+OPENERS = {  # by the end of a file's name
+    ".tar": open_shards,
+    array_record_source.SUFFIX: array_record_source.open_array_records,
+    parquet_source.SUFFIX: parquet_source.open_parquet,
+}
 EMOJI_SPLITS = {"": "final", "dev/": "dev"}
 EMOJI_FOLDERS = ("train", "unseen_set", "unseen_concept")
 EMOJI = {f"{prefix}{name}": (split, name) for prefix, split in EMOJI_SPLITS.items() for name in EMOJI_FOLDERS}
@@ -72,8 +75,8 @@ def located(spec: str) -> tuple[str, list[Path]]:
 
 
 def _kind(path: Path) -> str:
-    """The kind of a file by its name; what is no ArrayRecord file by name is taken for a tar."""
-    return ARRAY_RECORD if path.name.endswith(ARRAY_RECORD) else ".tar"
+    """The kind of a file by its name; what has no other kind's name is taken for a tar."""
+    return path.suffix if path.suffix in OPENERS else ".tar"
 
 
 def expand(spec: str) -> list[str]:
@@ -122,6 +125,8 @@ def _in_folder(folder: Path) -> tuple[str, list[Path]]:
     if any((folder / name).exists() for name in TABLES):
         return "folder", [folder]
     found = {kind: sorted(folder.glob(f"*{kind}")) for kind in OPENERS}
+    if found[".tar"]:
+        del found[parquet_source.SUFFIX]  # img2dataset's lists: one beside every shard
     found = {kind: paths for kind, paths in found.items() if paths}
     if not found:
         expected = f"{', '.join('*' + kind for kind in OPENERS)}, {' or '.join(TABLES)}"
