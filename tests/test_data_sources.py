@@ -54,6 +54,14 @@ def test_csv_rows_and_columns_become_captions(folder):
         source.pair(0, 10)
 
 
+def test_tsv_is_split_at_tabs_alone_and_quotes_are_text(folder):
+    (folder / "captions.tsv").write_text('image\tcaption\tcaption_2\tlabel\na.jpg\ta "red, dog\tmore\tred\n'
+                                         'b.png\t"tree"\t\tblue\na.jpg\tthree\t\tred\n', "utf-8")  # fmt: skip
+    source = sources.open_source(str(folder), TXT)
+    assert list(source.caption_sets()) == [('a "red, dog', "more", "three"), ('"tree"',)]
+    assert source[1].key == "b.png" and source[1].meta == {"label": "blue"}
+
+
 def test_jsonl_takes_caption_or_captions(folder):
     rows = [{"image": "a.jpg", "caption": "one"}, {"image": "c.jpg", "captions": ["two", "x", " three "], "split": "t"}]
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
@@ -83,6 +91,8 @@ def test_a_picture_without_a_usable_caption_is_bad_not_fatal(folder):
     ("captions.jsonl", '{"image": "a.jpg", "caption": "one"}\n{"image": "a.jpg"}\n', "line 2"),
     ("captions.jsonl", '{"image": "a.jpg", "caption": 3}\n', "line 1: expected text"),
     ("captions.jsonl", "[]\n", "line 1"),
+    ("captions.tsv", "image\tcaption\na.jpg\tone\textra\n", "line 2: expected as many values"),
+    ("captions.tsv", "image,caption\na.jpg,one\n", "columns image and caption, found image,caption"),
 ])  # fmt: skip
 def test_a_wrong_table_is_one_clear_line(folder, name, text, wanted):
     (folder / name).write_text(text)

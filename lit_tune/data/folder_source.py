@@ -1,4 +1,4 @@
-"""Pairs from a plain folder: pictures beside a captions.csv or a captions.jsonl."""
+"""Pairs from a plain folder: pictures beside a captions.csv, captions.tsv or captions.jsonl."""
 
 import csv
 import hashlib
@@ -13,7 +13,12 @@ from lit_tune.data.sample import BadSample, Sample
 from lit_tune.data.tar_source import captions_of, keep_usable
 from lit_tune.errors import ConfigError, explain
 
-TABLES = ("captions.csv", "captions.jsonl")
+TABLES = ("captions.csv", "captions.tsv", "captions.jsonl")
+SEPARATED: dict[str, tuple[str, dict[str, Any]]] = {  # how a table is split into values, and what csv calls that
+    ".csv": ("a comma-separated UTF-8 file", {"delimiter": ","}),
+    # IANA's text/tab-separated-values has no quoting: a quotation mark is a part of the caption.
+    ".tsv": ("a tab-separated UTF-8 file", {"delimiter": "\t", "quoting": csv.QUOTE_NONE}),
+}
 PLACES = ("", "images")  # subfolders where a named picture is looked for
 
 
@@ -37,14 +42,14 @@ class FolderSource:
         max_samples: use only the first so many pictures; None for all.
 
     Raises:
-        ConfigError: no table or two, a missing column, a wrong row (the first one is named) or a missing picture.
+        ConfigError: no table or several, a missing column, a wrong row (the first one is named) or a missing picture.
     """
 
     def __init__(self, folder: Path, caption_field: str, spec: str, max_samples: int | None = None) -> None:
         self.spec = spec
         self.folder = folder
         table = _find_table(folder)
-        read = _read_csv if table.suffix == ".csv" else _read_jsonl
+        read = _read_separated if table.suffix in SEPARATED else _read_jsonl
         rows: dict[str, _Row] = {}
         for where, image, captions, meta in read(table, caption_field):
             if image not in rows:
@@ -105,16 +110,17 @@ def _find_table(folder: Path) -> Path:
     """The one caption table of a folder."""
     found = [folder / name for name in TABLES if (folder / name).is_file()]
     if len(found) != 1:
-        names = " and ".join(path.name for path in found) or "neither"
+        names = " and ".join(path.name for path in found) or "none of them"
         raise _wrong(str(folder), f"one of {' or '.join(TABLES)}", names, "keep or write one of them")
     return found[0]
 
 
-def _read_csv(table: Path, caption_field: str) -> Iterator[tuple[str, str, list[str], dict[str, Any]]]:
-    """(place, picture, captions, other columns) of every row of a captions.csv."""
+def _read_separated(table: Path, caption_field: str) -> Iterator[tuple[str, str, list[str], dict[str, Any]]]:
+    """(place, picture, captions, other columns) of every row of a captions.csv or captions.tsv."""
+    kind, form = SEPARATED[table.suffix]
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, **form)
             columns = [name for name in reader.fieldnames or [] if _holds_captions(name, caption_field)]
             if "image" not in (reader.fieldnames or []) or not columns:
                 wanted = "caption" if caption_field == "txt" else caption_field
@@ -128,11 +134,11 @@ def _read_csv(table: Path, caption_field: str) -> Iterator[tuple[str, str, list[
                 image = row.pop("image")
                 yield where, image, [caption for caption in captions if caption], row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _wrong(str(table), "a comma-separated UTF-8 file", error, "save it as such") from error
+        raise _wrong(str(table), kind, error, "save it as such") from error
 
 
 def _holds_captions(column: str, caption_field: str) -> bool:
-    """Whether a csv column is one of the caption columns."""
+    """Whether a column is one of the caption columns."""
     return column.startswith("caption") if caption_field == "txt" else column == caption_field
 
 

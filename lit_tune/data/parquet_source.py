@@ -21,7 +21,6 @@ from lit_tune.data.sample import BadSample, Sample
 from lit_tune.data.tar_source import captions_of, keep_usable
 from lit_tune.errors import ConfigError, DataError, explain
 
-SUFFIX = ".parquet"
 IMAGE = "image"
 KEYS = ("key", "uid")  # columns that name a pair, the winning one first; the row number without either
 CAPTIONS = ("caption", "text", "captions")  # what "txt" stands for, the winning one first

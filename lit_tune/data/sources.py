@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lit_tune.data import array_record_source, parquet_source
+from lit_tune.data import array_record_source
 from lit_tune.data.folder_source import TABLES, FolderSource
 from lit_tune.data.sample import BadSample, Sample, Source
 from lit_tune.data.tar_source import TarSource, open_shards
@@ -15,14 +15,24 @@ from lit_tune.paths import cache_dir
 
 __all__ = ["BadSample", "FolderSource", "Sample", "Source", "TarSource", "expand", "open_source"]
 
-OPENERS = {  # by the end of a file's name
-    ".tar": open_shards,
-    array_record_source.SUFFIX: array_record_source.open_array_records,
-    parquet_source.SUFFIX: parquet_source.open_parquet,
-}
+PARQUET = ".parquet"
 EMOJI_SPLITS = {"": "final", "dev/": "dev"}
 EMOJI_FOLDERS = ("train", "unseen_set", "unseen_concept")
 EMOJI = {f"{prefix}{name}": (split, name) for prefix, split in EMOJI_SPLITS.items() for name in EMOJI_FOLDERS}
+
+
+def _open_parquet(*arguments: Any) -> Source:
+    """`open_parquet`; it is imported only where it is needed, as pyarrow alone takes a third of a second."""
+    from lit_tune.data.parquet_source import open_parquet
+
+    return open_parquet(*arguments)
+
+
+OPENERS = {  # by the end of a file's name
+    ".tar": open_shards,
+    array_record_source.SUFFIX: array_record_source.open_array_records,
+    PARQUET: _open_parquet,
+}
 
 
 def open_source(
@@ -36,8 +46,9 @@ def open_source(
     """The source of pairs that `spec` names.
 
     Args:
-        spec: shards ("a/{00000..00099}.tar", "a/*.tar", a folder of tars), a folder with captions.csv or
-            captions.jsonl, or "emoji:train", "emoji:unseen_set", "emoji:unseen_concept", "emoji:dev/...".
+        spec: tar shards, ArrayRecord or Parquet files ("a/{00000..00099}.tar", "a/*.parquet", a folder of them), a
+            folder with captions.csv, .tsv or .jsonl, or "emoji:train", "emoji:unseen_set", "emoji:unseen_concept",
+            "emoji:dev/...".
         data: `config.data`; only `caption_field` is read.
         caption_field: stands in for `data.caption_field` (evaluation sets have their own).
         allow_missing: share of the shards that may be missing or damaged.
@@ -126,7 +137,7 @@ def _in_folder(folder: Path) -> tuple[str, list[Path]]:
         return "folder", [folder]
     found = {kind: sorted(folder.glob(f"*{kind}")) for kind in OPENERS}
     if found[".tar"]:
-        del found[parquet_source.SUFFIX]  # img2dataset's lists: one beside every shard
+        del found[PARQUET]  # img2dataset's lists: one beside every shard
     found = {kind: paths for kind, paths in found.items() if paths}
     if not found:
         expected = f"{', '.join('*' + kind for kind in OPENERS)}, {' or '.join(TABLES)}"
