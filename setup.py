@@ -13,7 +13,7 @@ REQUIRES = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "grain>=0.2.18",
-    'array_record>=0.8.1; sys_platform != "win32"',  # pairs in ArrayRecord files; grain asks for the same
+    "array_record>=0.8.1; sys_platform != 'win32'",  # pairs in ArrayRecord files; grain asks for the same
     "tensorflow-datasets>=4.9.10",
     "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without asking for it
     "transformers>=5.0",
