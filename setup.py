@@ -32,6 +32,7 @@ REQUIRES = [
     "jaxtyping>=0.3.11",
     "filelock",
     "pyarrow",
+    "fsspec[http]",  # shards at addresses; gs:// and s3:// need the extras of that name
     "ftfy",  # evaluation cleans texts as the reference does
 ]
 
@@ -40,7 +41,8 @@ TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "beartype>=0.22"]
 EXTRAS = {
     "tpu": ["jax[tpu]", "etils[epath-gcs]"],  # jax pins the libtpu that fits it: never install libtpu alone
     "cuda": ["jax[cuda13]"],
-    "gcs": ["etils[epath-gcs]"],  # without it gs:// paths fail, and only in the cloud
+    "gcs": ["etils[epath-gcs]"],  # gcsfs; without it gs:// paths fail, and only in the cloud
+    "s3": ["s3fs"],  # shards at s3:// addresses
     "torch": ["torch>=2.10", "timm>=1.0.16", "open_clip_torch", "sentence-transformers"],
     "onnx": ["onnx", "onnxruntime"],
     # clip-benchmark 1.6.2 breaks on numpy 2.4 by itself; lit_tune.integrations.clip_benchmark runs it there

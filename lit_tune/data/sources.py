@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lit_tune.data import array_record_source
+from lit_tune.data import array_record_source, storage
+from lit_tune.data.address import is_address
 from lit_tune.data.folder_source import TABLES, FolderSource
 from lit_tune.data.sample import BadSample, Sample, Source
+from lit_tune.data.storage import Location, location
 from lit_tune.data.tar_source import TarSource, open_shards
 from lit_tune.errors import ConfigError, DataError, explain
 from lit_tune.paths import cache_dir
@@ -65,7 +67,7 @@ def open_source(
     return OPENERS[kind](paths, spec, caption_field, allow_missing, max_samples)
 
 
-def located(spec: str) -> tuple[str, list[Path]]:
+def located(spec: str) -> tuple[str, list[Any]]:
     """What kind of data a spec names (a key of OPENERS, or "folder" for pictures with a table) and where it lies.
 
     Raises:
@@ -74,42 +76,60 @@ def located(spec: str) -> tuple[str, list[Path]]:
     """
     if spec.startswith("emoji:"):
         return ".tar", _emoji_shards(spec)
-    paths = [Path(path) for path in expand(spec)]
-    if len(paths) == 1 and paths[0].is_dir():
+    paths = [location(path) for path in expand(spec)]
+    if len(paths) == 1 and isinstance(paths[0], Path) and paths[0].is_dir():
         return _in_folder(paths[0])
     kinds = {_kind(path): path for path in paths}
     if len(kinds) > 1:
         found = " and ".join(sorted(path.name for path in kinds.values()))
         do = "name one kind, as with *.tar (several kinds make several data sets)"
         raise ConfigError(explain(spec, expected="files of one kind", found=found, do=do))
-    return next(iter(kinds)), paths
+    (kind,) = kinds
+    if kind != ".tar" and is_address(spec):
+        do = "copy the files here, or write tar shards"
+        raise ConfigError(explain(spec, expected="tar shards at an address", found=f"*{kind}", do=do))
+    return kind, paths
 
 
-def _kind(path: Path) -> str:
+def _kind(path: Location) -> str:
     """The kind of a file by its name; what has no other kind's name is taken for a tar."""
     return path.suffix if path.suffix in OPENERS else ".tar"
 
 
 def expand(spec: str) -> list[str]:
-    """The paths that a spec with {00..99}, {a,b}, *, ? or [] stands for; braces in the given order, globs sorted.
+    """The paths or addresses that a spec with {00..99}, {a,b}, *, ? or [] stands for, braces in order, globs sorted.
 
     Raises:
-        ConfigError: an empty spec, an address, or a range that makes no sense.
+        ConfigError: an empty spec, an address that cannot be read here or listed, or a range that makes no sense.
         DataError: a pattern that no file matches.
     """
     if not spec:
         raise ConfigError(explain("config.data.train", expected="shards or a folder", found="''", do="name them"))
-    if "://" in spec:
-        raise ConfigError(
-            explain(spec, expected="a path", found="an address", do="mount the bucket (gcsfuse) and give the path")
-        )
     found: list[str] = []
-    for pattern in _braces(str(Path(spec).expanduser())):
-        matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+    for pattern in _braces(spec if is_address(spec) else str(Path(spec).expanduser())):
+        matches = _addresses(pattern) if is_address(spec) else _paths(pattern)
         if not matches:
             raise DataError(explain(spec, expected=f"files like {pattern}", found="none", do="check the path"))
         found += matches
     return found
+
+
+def _paths(pattern: str) -> list[str]:
+    """Local paths that a pattern stands for."""
+    return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+
+
+def _addresses(pattern: str) -> list[str]:
+    """Addresses that a pattern stands for; one that ends in / is a folder of tars. A ? is a part of an address."""
+    pattern += "*.tar" if pattern.endswith("/") else ""
+    address = location(pattern)
+    if "*" not in pattern and "[" not in pattern:
+        return [pattern]
+    try:
+        return storage.matches(pattern)
+    except OSError as error:
+        raise DataError(explain(str(address), expected="a list of shards", found=error, do="check the address and "
+                                "your rights")) from error  # fmt: skip
 
 
 def _braces(text: str) -> list[str]:

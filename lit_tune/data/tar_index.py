@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_tune.data import captions
+from lit_tune.data import captions, storage
+from lit_tune.data.storage import Location
 from lit_tune.data.tar_walk import CHUNK, USUAL_PADDING, Damage, HashedReader, Member, Walk
 from lit_tune.errors import DataError, explain
 from lit_tune.paths import cache_dir
@@ -76,7 +77,7 @@ class Index:
         keys: all keys as one run of bytes, split by `key_end`.
     """
 
-    path: Path
+    path: Location
     shard_size: int
     sha256: str
     groups: int
@@ -220,7 +221,7 @@ def split_name(name: bytes) -> tuple[bytes, str] | None:
     return folder + slash + stem, suffix.decode("utf-8", "replace").lower()
 
 
-def scan(path: Path, caption_member: str = "txt") -> Index:
+def scan(path: Location, caption_member: str = "txt") -> Index:
     """The index of one shard, from one sequential read of it; damage is recorded, not raised.
 
     Args:
@@ -232,8 +233,8 @@ def scan(path: Path, caption_member: str = "txt") -> Index:
     """
     builder, damage = _Builder(caption_member), ""
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        size = storage.state(path).size
+        with storage.reading(path, size) as file:
             reader = HashedReader(file)
             walk = Walk(reader, size)
             try:
@@ -281,7 +282,7 @@ def _read_content(reader: HashedReader, member: Member, keep: int) -> _Content:
     return _Content(member, digest.digest(), head)
 
 
-def expected_samples(path: Path) -> int:
+def expected_samples(path: Location) -> int:
     """Samples that `sizes.json` (DataComp) or `NAME_stats.json` (img2dataset) announce for a shard; -1 for neither.
 
     Raises:
@@ -290,7 +291,7 @@ def expected_samples(path: Path) -> int:
     sizes, stats = path.with_name("sizes.json"), path.with_name(f"{path.stem}_stats.json")
     for file, field in ((sizes, path.name), (stats, "successes")):
         try:
-            value = json.loads(file.read_bytes()).get(field)
+            value = json.loads(storage.read_beside(file)).get(field)
         except FileNotFoundError:
             continue
         except (OSError, ValueError, AttributeError) as error:
@@ -322,7 +323,7 @@ def save(index: Index, file: Path) -> None:
         raise
 
 
-def load(path: Path, file: Path) -> Index | None:
+def load(path: Location, file: Path) -> Index | None:
     """The index of shard `path` that `save` wrote to `file`, memory-mapped; None where it is absent or not ours."""
     try:
         raw = np.memmap(file, np.uint8, "r").view(np.ndarray)  # plain views of the map are cheaper to slice
@@ -344,22 +345,22 @@ def load(path: Path, file: Path) -> Index | None:
     )  # fmt: skip
 
 
-def index_file(path: Path, caption_member: str) -> Path:
-    """Where the cache keeps the index of a shard in its present state (path, size and time of change).
+def index_file(path: Location, caption_member: str) -> Path:
+    """Where the cache keeps the index of a shard in its present state (path, size and time of change or version).
 
     Raises:
         DataError: the shard is missing or cannot be asked for its size.
     """
     try:
-        state = os.stat(path)
+        state = storage.state(path)
     except OSError as error:
         raise _unreadable(path, error) from error
     # Size and time of change stand in for the content: hashing every shard at each start would read them all.
-    name = f"{VERSION}|{os.path.abspath(path)}|{state.st_size}|{state.st_mtime_ns}|{caption_member}"
+    name = f"{VERSION}|{storage.identity(path)}|{state.size}|{state.version}|{caption_member}"
     return cache_dir() / "index" / (hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32] + ".idx")
 
 
-def index_shard(path: Path, caption_member: str = "txt") -> Index:
+def index_shard(path: Location, caption_member: str = "txt") -> Index:
     """The index of one shard, from the cache or made now and put there; the announced count is read afresh.
 
     Raises:
@@ -376,7 +377,7 @@ def index_shard(path: Path, caption_member: str = "txt") -> Index:
     return replace(index, expected=expected_samples(path))
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
+def _unreadable(path: Location, error: OSError) -> DataError:
     """The error for a shard that is not there or not readable."""
     found = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
     return DataError(

@@ -5,41 +5,37 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from lit_tune.data import captions as text
-from lit_tune.data.sample import BadSample, Sample, read_at
+from lit_tune.data.address import Address
+from lit_tune.data.sample import BadSample, Sample
+from lit_tune.data.storage import Location, RandomReader
 from lit_tune.data.tar_index import COUNTS, MAX_JSON, Index, index_shard
 from lit_tune.errors import DataError, explain
 
 OPEN_SHARDS = 128  # held open at a time, two descriptors each; many systems allow 1,024 a process
 INDEX_THREADS = 4
+ADDRESS_THREADS = 32  # each waits for the network most of the time
 
 log = logging.getLogger(__name__)
 
 
 class _OpenShard:
-    """A descriptor and an index; closed when the last thread that reads from it lets go."""
+    """An open shard and its index; closed when the last thread that reads from it lets go."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
-        self.descriptor = os.open(index.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._reader = RandomReader(index.path)
 
     def read(self, record: Any, member: str, limit: int = -1) -> bytes:
         """Data of a record's "image", "text" or "json" member, at most `limit` bytes of it."""
         size = int(record[f"{member}_size"])
-        return read_at(self.descriptor, min(size, limit) if limit >= 0 else size, int(record[f"{member}_offset"]))
-
-    def __del__(self) -> None:
-        # at the interpreter's end modules may be gone already, and the system closes the file
-        if hasattr(self, "descriptor") and os is not None and os.close is not None:
-            os.close(self.descriptor)
+        return self._reader.read(min(size, limit) if limit >= 0 else size, int(record[f"{member}_offset"]))
 
 
 class TarSource:
@@ -202,7 +198,7 @@ def _json(shard: _OpenShard, record: Any, strict: bool = False) -> dict[str, Any
 
 
 def open_shards(
-    paths: Sequence[Path], spec: str, caption_field: str, allow_missing: float = 0.0, max_samples: int | None = None
+    paths: Sequence[Location], spec: str, caption_field: str, allow_missing: float = 0.0, max_samples: int | None = None
 ) -> TarSource:
     """The source over tar shards; each is indexed first where the cache does not know it yet.
 
@@ -217,7 +213,8 @@ def open_shards(
     Raises:
         DataError: too many bad shards (the first is named), or no pair at all.
     """
-    with ThreadPoolExecutor(INDEX_THREADS) as pool:
+    threads = ADDRESS_THREADS if any(isinstance(path, Address) for path in paths) else INDEX_THREADS
+    with ThreadPoolExecutor(threads) as pool:
         looked_at = list(pool.map(lambda path: _look(path, caption_field), paths))
     problems = [problem for _, problem in looked_at if problem]
     if len(problems) > allow_missing * len(paths):
@@ -243,7 +240,7 @@ def open_shards(
     return source
 
 
-def _look(path: Path, caption_field: str) -> tuple[Index | None, str]:
+def _look(path: Location, caption_field: str) -> tuple[Index | None, str]:
     """A shard's index and what is wrong with the shard, one line or ""."""
     try:
         index = index_shard(path, caption_member(caption_field))

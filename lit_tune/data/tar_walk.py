@@ -9,7 +9,7 @@ Source: POSIX.1-2017 pax format; GNU tar manual, "Basic Tar Format" (long names 
 
 import hashlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 BLOCK = 512  # bytes; everything in a tar starts at a multiple of it
 USUAL_PADDING = 20 * BLOCK + 2 * BLOCK  # end marker, then up to a record of 20 blocks: GNU tar's and Python's habit
@@ -33,10 +33,19 @@ class Member(NamedTuple):
     regular: bool
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """What can be read from start to end."""
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, fewer only at the end."""
+        ...
+
+
 class HashedReader:
     """Sequential reads of a file that keep the sha256 and the position of all that went by."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Readable) -> None:
         self._file = file
         self._sha = hashlib.sha256()
         self.position = 0

@@ -1,0 +1,265 @@
+"""Tar shards at addresses: the same pairs as from files, whatever the network does, or one line with the address."""
+
+import builtins
+import io
+import json
+import re
+import tarfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import fsspec
+import pytest
+
+from lit_tune.data import sources, storage
+from lit_tune.data.address import Address
+from lit_tune.data.sample import BadSample, Source
+from lit_tune.errors import ConfigError, DataError
+
+TXT = SimpleNamespace(caption_field="txt")
+LIMIT = 1 << 20  # bytes a picture
+TRIES = 3
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path, monkeypatch):
+    """A cache of its own, and pauses too short to notice."""
+    monkeypatch.setenv("LIT_TUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two shards of 4 pairs by Python's own writer; the bytes of the pictures are no picture, nobody decodes here."""
+    folder = tmp_path_factory.mktemp("shards")
+    for shard in range(2):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for number in range(4 * shard, 4 * shard + 4):
+                image = b"\xff\xd8\xff" + bytes([number]) * (700 + number)
+                for suffix, data in (("jpg", image), ("txt", b"caption %d" % number), ("json", b'{"n": %d}' % number)):
+                    info = tarfile.TarInfo(f"{number:03d}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return folder
+
+
+@pytest.fixture
+def memory(folder) -> Iterator[None]:
+    """The shards in fsspec's memory, under memory://data/."""
+    system = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        system.pipe(f"/data/{path.name}", path.read_bytes())
+    yield
+    system.rm("/data", recursive=True)
+
+
+class Server:
+    """An http server with ranges over a folder, and the faults that it is told to make."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.fault = folder, lambda asked, count: ""  # "", a status, "short", "cut" or "whole"
+        self.asked: Counter[tuple[str, str, str]] = Counter()  # (method, path, range)
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, method: str, path: str, span: str) -> tuple[int, bytes, int]:
+        """(status, body, announced length)."""
+        with self._lock:
+            self.asked[method, path, span] += 1
+            fault = self.fault((method, path, span), self.asked[method, path, span])
+        file = self.folder / path.partition("?")[0].lstrip("/")
+        if fault.isdigit() or not file.is_file():
+            return int(fault or 404), b"sorry", 5
+        data, status = file.read_bytes(), 200
+        if span and fault != "whole":
+            start, end = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", span).groups())
+            data, status = data[start : end + 1], 206
+        if fault == "short":
+            return status, data[:-1], len(data) - 1
+        return status, data[: len(data) // 2] if fault == "cut" else data, len(data)
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        answer = self.answer
+
+        class Handler(BaseHTTPRequestHandler):
+            """Sends what `answer` says."""
+
+            def do_GET(self) -> None:  # noqa: N802
+                """An object or a part of it."""
+                self._send(body=True)
+
+            def do_HEAD(self) -> None:  # noqa: N802
+                """Its size."""
+                self._send(body=False)
+
+            def _send(self, body: bool) -> None:
+                status, data, length = answer(self.command, self.path, self.headers.get("Range", ""))
+                self.send_response(status)
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
+                if body:
+                    self.wfile.write(data)
+                self.close_connection = True
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        return Handler
+
+
+@pytest.fixture
+def server(folder) -> Iterator[Server]:
+    """The shards at http://127.0.0.1:PORT/0.tar and 1.tar."""
+    pytest.importorskip("aiohttp", reason="fsspec[http] is not installed")
+    running = Server(folder)
+    yield running
+    running.close()
+
+
+def same(source: Source, folder: Path) -> None:
+    """The source gives what the files give."""
+    local = sources.open_source(str(folder / "{0..1}.tar"), TXT)
+    assert len(source) == len(local) == 8 and source.fingerprint == local.fingerprint
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda i: (source[i], source.pair(i, LIMIT), source.describe(i)), range(8)))
+    assert got == [(local[i], local.pair(i, LIMIT), local.describe(i)) for i in range(8)]
+    assert got[5][0].image == b"\xff\xd8\xff" + b"\x05" * 705 and got[5][0].captions == ("caption 5",)
+
+
+def test_shards_in_a_store_are_those_of_the_files(memory, folder):
+    for spec in ("memory://data/{0..1}.tar", "memory://data/*.tar", "memory://data/"):
+        same(sources.open_source(spec, TXT), folder)
+    assert sources.expand("memory://data/*.tar") == ["memory://data/0.tar", "memory://data/1.tar"]
+    with pytest.raises(DataError, match=r"memory://data/2\.tar: expected a readable tar shard, found no such file"):
+        sources.open_source("memory://data/{0..2}.tar", TXT)
+    assert len(sources.open_source("memory://data/{0..2}.tar", TXT, allow_missing=0.4)) == 8
+    with pytest.raises(DataError, match="found none"):
+        sources.expand("memory://data/x*.tar")
+
+
+def test_the_announced_count_beside_a_shard_is_read(memory):
+    fsspec.filesystem("memory").pipe("/data/sizes.json", json.dumps({"0.tar": 4, "1.tar": 5}).encode())
+    with pytest.raises(DataError, match=r"memory://data/1\.tar.*4 samples.*announce 5"):
+        sources.open_source("memory://data/{0..1}.tar", TXT)
+
+
+def test_a_changed_object_is_indexed_again_and_refused_by_a_running_source(memory, folder):
+    source = sources.open_source("memory://data/0.tar", TXT)
+    fsspec.filesystem("memory").pipe("/data/0.tar", (folder / "1.tar").read_bytes())
+    with pytest.raises(DataError, match="memory://data/0.tar.*another content"):
+        source.pair(0, LIMIT)
+    assert sources.open_source("memory://data/0.tar", TXT).captions(0) == ("caption 4",)
+
+
+def test_http_with_ranges_gives_the_same_pairs_and_reads_a_shard_once(server, folder):
+    spec = server.url + "/{0..1}.tar"
+    same(sources.open_source(spec, TXT), folder)
+    whole = [asked for asked in server.asked if asked[1] == "/0.tar" and asked[2].startswith("bytes=0-")]
+    server.asked.clear()
+    again = sources.open_source(spec, TXT)
+    assert len(whole) == 1 and again[7].captions == ("caption 7",)
+    read = [(int(a), int(b)) for _, _, span in server.asked for a, b in re.findall(r"=(\d+)-(\d+)", span)]
+    assert len(read) == 3 and max(b - a for a, b in read) < 800  # a picture, a caption, the other fields
+
+
+def twice(kind: str) -> Callable[[tuple[str, str, str], int], str]:
+    """The fault at the first two requests for anything."""
+    return lambda asked, count: kind if count < TRIES else ""
+
+
+@pytest.mark.parametrize("kind", ["503", "429", "short", "cut"])
+def test_what_passes_after_two_tries_leaves_no_trace(server, folder, kind):
+    if kind == "short":  # a size that is a byte short is another size, not a fault that could be told
+        server.fault = lambda asked, count: kind if count < TRIES and asked[0] == "GET" else ""
+    else:
+        server.fault = twice(kind)
+    same(sources.open_source(server.url + "/{0..1}.tar", TXT), folder)
+
+
+@pytest.mark.parametrize("kind, word", [("503", "503"), ("short", "bytes where"), ("cut", "3 tries"), ("403", "403")])
+def test_what_does_not_pass_is_one_line_with_the_address(server, kind, word):
+    server.fault = lambda asked, count: kind if asked[:2] == ("GET", "/1.tar") else ""
+    with pytest.raises(DataError) as caught:
+        sources.open_source(server.url + "/{0..1}.tar", TXT)
+    assert str(caught.value).startswith(f"{server.url}/1.tar: expected a readable tar shard, found ")
+    assert word in str(caught.value) and "\n" not in str(caught.value)
+    tries = [count for asked, count in server.asked.items() if asked[:2] == ("GET", "/1.tar")]
+    assert tries == [1 if kind == "403" else TRIES]
+
+
+def test_a_server_without_ranges_is_told_and_not_asked_again(server):
+    server.fault = lambda asked, count: "whole" if asked[2] else ""
+    source = sources.open_source(server.url + "/{0..1}.tar", TXT)  # one block asks for all of so small a shard
+    with pytest.raises(BadSample, match="unreadable"):
+        source.pair(6, LIMIT)
+    server.asked.clear()
+    with pytest.raises(OSError, match="20480 bytes where 10 were asked for: a server without range requests"):
+        storage._part(Address(server.url + "/1.tar"), 10, 5)
+    assert server.asked.total() == 1
+
+
+def test_a_pair_that_cannot_be_read_later_is_a_bad_pair(server):
+    source = sources.open_source(server.url + "/{0..1}.tar", TXT)
+    assert source.captions(0) == ("caption 0",)
+    server.fault = lambda asked, count: "503" if asked[2] else ""
+    with pytest.raises(BadSample, match="unreadable"):
+        source.pair(1, LIMIT)
+    server.fault = lambda asked, count: ""
+    assert source.captions(1) == ("caption 1",)
+
+
+def test_secrets_of_an_address_are_in_no_message(server):
+    spec = f"{server.url}/9.tar?X-Signature=secret"
+    with pytest.raises(DataError, match=r"9\.tar: expected.*no such file") as caught:
+        sources.open_source(spec, TXT)
+    server.fault = lambda asked, count: "503"
+    with pytest.raises(DataError, match="503") as again:
+        sources.open_source(spec.replace("9.tar", "0.tar"), TXT)
+    assert "secret" not in str(caught.value) + str(again.value)
+    server.fault = lambda asked, count: ""
+    source = sources.open_source(spec.replace("9.tar", "0.tar"), TXT)
+    assert "secret" not in repr(source.shards) and source.shards[0].name == "0.tar" and len(source) == 4
+    other = sources.open_source(spec.replace("9.tar", "0.tar").replace("secret", "later"), TXT)
+    assert other.fingerprint == source.fingerprint and len(list((sources.cache_dir() / "index").iterdir())) == 1
+
+
+def test_an_address_has_the_parts_of_a_path():
+    address = Address("https://me:word@host:8/a/b.c/00.x.tar?sig=a/b.c")
+    assert str(address) == "https://host:8/a/b.c/00.x.tar" and repr(address) == f"Address({str(address)!r})"
+    assert (address.name, address.stem, address.suffix) == ("00.x.tar", "00.x", ".tar")
+    assert address.with_name("sizes.json").url == "https://me:word@host:8/a/b.c/sizes.json?sig=a/b.c"
+    assert Address("s3://b/what?.tar").name == "what?.tar"  # a key may hold any sign
+
+
+def test_addresses_that_cannot_be_read_here_are_told_what_to_do(monkeypatch):
+    for pattern in ("http://host/*.tar", "https://host/shards/"):
+        with pytest.raises(ConfigError, match="nothing can be listed; write the shards out"):
+            sources.expand(pattern)
+    with pytest.raises(ConfigError, match=r"ftp://host/0\.tar: expected a path, or an address with gs://, s3://"):
+        sources.open_source("ftp://host/0.tar", TXT)
+    with pytest.raises(ConfigError, match=r"expected tar shards at an address, found \*\.parquet"):
+        sources.open_source("memory://data/0.parquet", TXT)
+    real = builtins.__import__
+
+    def without(name: str, *args: object, **kwargs: object) -> object:
+        if name.split(".")[0] in ("s3fs", "gcsfs"):
+            raise ImportError(f"No module named {name!r}")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    for scheme, extra in (("gs", "gcs"), ("s3", "s3")):
+        with pytest.raises(ConfigError, match=rf"pip install 'lit_tune\[{extra}\]'") as caught:
+            sources.open_source(f"{scheme}://bucket/{{0..1}}.tar", TXT)
+        assert "\n" not in str(caught.value) and caught.value.exit_code == 2
