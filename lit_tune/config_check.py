@@ -302,7 +302,7 @@ def _check_source(spec: str, key: str) -> None:
     if spec.startswith("emoji:"):
         _require(spec.removeprefix("emoji:") in EMOJI, key, " | ".join(f"emoji:{name}" for name in EMOJI), spec,
                  "choose one of them")
-    elif "://" not in spec and not re.search(r"[*?\[{]", spec):
+    elif "://" not in spec and not spec.startswith("tfds:") and not re.search(r"[*?\[{]", spec):
         _require(Path(spec).expanduser().exists(), key, "an existing file or folder", spec, "check the path")
 
 

@@ -12,6 +12,7 @@ from lit_tune.data.folder_source import TABLES, FolderSource
 from lit_tune.data.sample import BadSample, Sample, Source
 from lit_tune.data.storage import Location, location
 from lit_tune.data.tar_source import TarSource, open_shards
+from lit_tune.data.tfds_split import PREFIX
 from lit_tune.errors import ConfigError, DataError, explain
 from lit_tune.paths import cache_dir
 
@@ -50,7 +51,7 @@ def open_source(
     Args:
         spec: tar shards, ArrayRecord or Parquet files ("a/{00000..00099}.tar", "a/*.parquet", a folder of them), a
             folder with captions.csv, .tsv or .jsonl, or "emoji:train", "emoji:unseen_set", "emoji:unseen_concept",
-            "emoji:dev/...".
+            "emoji:dev/...", or a split that tensorflow-datasets prepared, "tfds:FOLDER_OR_NAME:SPLIT".
         data: `config.data`; only `caption_field` is read.
         caption_field: stands in for `data.caption_field` (evaluation sets have their own).
         allow_missing: share of the shards that may be missing or damaged.
@@ -61,6 +62,10 @@ def open_source(
         DataError: shards are missing or damaged, or hold no pair.
     """
     caption_field = data.caption_field if caption_field is None else caption_field
+    if spec.startswith(PREFIX):
+        from lit_tune.data.tfds_source import TfdsSource  # only here: the package takes a second or more
+
+        return TfdsSource(spec, caption_field, max_samples)
     kind, paths = located(spec)
     if kind == "folder":
         return FolderSource(paths[0], caption_field, spec, max_samples)

@@ -125,13 +125,14 @@ def _table(where: str, path: Path, split: str) -> EvalData:
 
 
 def is_source(where: str) -> bool:
-    """Whether a place is one of our own sources of pairs: emoji:..., shards, a folder of shards or with a table."""
+    """Whether a place is one of our own sources of pairs: emoji:..., an address, shards, a folder of shards or with a table."""
     path = Path(where).expanduser()
-    if where.startswith("emoji:") or path.suffix == ".tar":
+    if where.startswith("emoji:") or "://" in where or path.suffix in (".tar", ".array_record"):
         return True
     if not path.exists() and (glob.has_magic(where) or "{" in where):
         return True
-    return path.is_dir() and (any((path / name).exists() for name in TABLES) or any(path.glob("*.tar")))
+    patterns = (*TABLES, "*.tar", "*.array_record")  # a folder of Parquet files is read as a table
+    return path.is_dir() and any(any(path.glob(pattern)) for pattern in patterns)
 
 
 def _pairs(

@@ -5,8 +5,6 @@ Only data that was prepared as array_record can be read at random places without
 """
 
 import hashlib
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,9 @@ from typing import Any
 import numpy as np
 
 from lit_tune.data.sample import BadSample
-from lit_tune.errors import ConfigError
+from lit_tune.data.tfds_split import CAPTIONS, FORM, SPEC, builder_of, rows_of
 from lit_tune.evaldata.dataset import EvalData
 from lit_tune.evaldata.pieces import damaged, sha256, wrong
-
-PREFIX = "tfds:"
-CAPTIONS = ("captions", "caption", "text")
-SPEC = re.compile(r"tfds:(?P<builder>[\w/.-]+(?::\d+\.\d+\.\d+)?)(?::(?P<split>\w+(?:\[[\d:%-]*\])?))?")
-PREPARE = "prepare it where TensorFlow is installed: builder(..., file_format='array_record').download_and_prepare()"
 
 
 class TfdsPictures:
@@ -66,11 +59,11 @@ def read(
     """
     parts = SPEC.fullmatch(spec)
     if parts is None:
-        raise wrong(spec, "tfds:NAME[/CONFIG][:VERSION]:SPLIT", "another form", "write it like tfds:mnist:test")
+        raise wrong(spec, FORM, "another form", "write it like tfds:mnist:test")
     split = parts["split"] or split
-    builder = _builder(spec, parts["builder"], data_root)
+    builder = builder_of(spec, parts["builder"], data_root)
     picture, answer = _features(spec, builder.info.features)
-    rows = _source(spec, builder, split, picture)
+    rows = rows_of(spec, builder, split, picture)
     if not len(rows):
         raise wrong(spec, "pictures", "an empty split", "name another split")
     pictures = TfdsPictures(rows, picture, f"{parts['builder']}:{split}")
@@ -87,30 +80,6 @@ def read(
     return EvalData("classification", pictures, found, spec, names, templates or (), labels)
 
 
-def _place(name: str, data_root: Path | None) -> Path:
-    """The folder that data sets lie in; tensorflow-datasets itself looks at the variable only when it is imported."""
-    if data_root is not None and (data_root / re.split("[/:]", name)[0]).is_dir():
-        return data_root
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def _builder(spec: str, name: str, data_root: Path | None) -> Any:
-    """The builder of a data set; the import takes a second or more, so it waits until someone asks."""
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        do = "pip install tensorflow-datasets importlib_resources"
-        raise wrong(spec, "tensorflow-datasets", error, do) from error
-    place = _place(name, data_root)
-    try:
-        return tfds.builder(name, data_dir=str(place))
-    except ModuleNotFoundError as error:
-        raise _needs(spec, error) from error
-    except (tfds.core.DatasetNotFoundError, ValueError, OSError, AssertionError) as error:
-        found = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise wrong(spec, f"a data set prepared in {place}", found, "correct the name, or set TFDS_DATA_DIR") from error
-
-
 def _features(spec: str, features: Any) -> tuple[str, str]:
     """Names of the picture feature and of the label or captions."""
     import tensorflow_datasets as tfds
@@ -124,30 +93,6 @@ def _features(spec: str, features: Any) -> tuple[str, str]:
         expected = f"one Image feature, and one ClassLabel or one of {', '.join(CAPTIONS)}"
         raise wrong(spec, expected, found, "export the data as webdataset shards and read these")
     return picture[0], answers[0]
-
-
-def _source(spec: str, builder: Any, split: str, picture: str) -> Any:
-    """Random access to a split, pictures left encoded."""
-    import tensorflow_datasets as tfds
-
-    splits = list(builder.info.splits)
-    if not splits:
-        found = f"nothing in {builder.data_dir}"
-        raise wrong(spec, "prepared data", found, f"set TFDS_DATA_DIR, or {PREPARE}")
-    if split.partition("[")[0] not in splits:
-        raise wrong(spec, f"one of the splits {', '.join(splits)}", repr(split), "name one of these")
-    try:
-        return builder.as_data_source(split=split, decoders={picture: tfds.decode.SkipDecoding()})
-    except (NotImplementedError, ModuleNotFoundError) as error:
-        raise _needs(spec, error) from error
-    except (ValueError, AssertionError, OSError) as error:
-        raise wrong(spec, f"the split {split} in {builder.data_dir}", error, "correct the split") from error
-
-
-def _needs(spec: str, error: Exception) -> ConfigError:
-    """The error for data that only TensorFlow can read."""
-    found = f"what needs TensorFlow ({str(error).splitlines()[0]})"
-    return wrong(spec, "data prepared as array_record", found, PREPARE)
 
 
 def _read_all(rows: Any, picture: str, answer: str, pictures: TfdsPictures) -> tuple[list[bytes], list[Any]]:
