@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
-from lit_tune.data import sources, storage
+from lit_tune.data import sources, storage, tar_source
 from lit_tune.data.address import Address
 from lit_tune.data.sample import BadSample, Source
 from lit_tune.errors import ConfigError, DataError
@@ -172,6 +172,17 @@ def test_http_with_ranges_gives_the_same_pairs_and_reads_a_shard_once(server, fo
     assert len(whole) == 1 and again[7].captions == ("caption 7",)
     read = [(int(a), int(b)) for _, _, span in server.asked for a, b in re.findall(r"=(\d+)-(\d+)", span)]
     assert len(read) == 3 and max(b - a for a, b in read) < 800  # a picture, a caption, the other fields
+
+
+def test_a_shard_opened_again_costs_only_the_reads(server, monkeypatch):
+    monkeypatch.setattr(tar_source, "OPEN_SHARDS", 1)
+    source = sources.open_source(server.url + "/{0..1}.tar", TXT)
+    for i in (0, 4):
+        source.captions(i)
+    server.asked.clear()
+    for i in (1, 5, 2, 6):
+        assert source.captions(i) == (f"caption {i}",)
+    assert server.asked.total() == 4
 
 
 def twice(kind: str) -> Callable[[tuple[str, str, str], int], str]:

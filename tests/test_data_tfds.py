@@ -100,7 +100,7 @@ def test_what_cannot_be_read_is_one_line(prepared, tmp_path):
 
     refused("tfds:tiny_pairs", ConfigError, "tfds:FOLDER:SPLIT")
     refused(f"tfds:{prepared}:val", ConfigError, "one of the splits test, train")
-    refused(f"tfds:{prepared}:test", ConfigError, r"captions in size2, found .*picture \(Image\)", caption_field="size2")
+    refused(f"tfds:{prepared}:test", ConfigError, r"in size2, found .*picture \(Image\)", caption_field="size2")
     refused(f"tfds:{tmp_path}/absent:test", ConfigError, "one version with a features.json")
     copy = tmp_path / "copy"
     shutil.copytree(prepared, copy)

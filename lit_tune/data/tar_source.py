@@ -9,13 +9,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from lit_tune.data import captions as text
 from lit_tune.data.address import Address
 from lit_tune.data.sample import BadSample, Sample
 from lit_tune.data.storage import Location, RandomReader
-from lit_tune.data.tar_index import COUNTS, MAX_JSON, Index, index_shard
+from lit_tune.data.tar_index import COUNTS, MAX_JSON, Index, index_file, index_shard, load
 from lit_tune.errors import DataError, explain
 
 OPEN_SHARDS = 128  # held open at a time, two descriptors each; many systems allow 1,024 a process
@@ -70,10 +71,11 @@ class TarSource:
 
     def _open_again(self) -> None:
         self._opened: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._index_files: dict[int, Path] = {}  # of shards at addresses: opened again, they cost no request
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_opened", "_lock")}
+        return {name: value for name, value in vars(self).items() if name not in ("_opened", "_index_files", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -136,8 +138,10 @@ class TarSource:
         """Shard `number`, opened; the one unused for longest makes room."""
         with self._lock:
             shard = self._opened.get(number)
-            if shard is None:
-                shard = self._opened[number] = self._open(number)
+        if shard is None:
+            shard = self._open(number)  # outside the lock: at an address this takes a while
+        with self._lock:
+            shard = self._opened.setdefault(number, shard)
             self._opened.move_to_end(number)
             if len(self._opened) > OPEN_SHARDS:
                 self._opened.popitem(last=False)  # closes when no other thread reads from it any more
@@ -145,13 +149,18 @@ class TarSource:
 
     def _open(self, number: int) -> _OpenShard:
         """Open a shard; refuse one that is no longer what it was when the source was made."""
-        path = self.shards[number]
-        index = index_shard(path, caption_member(self.caption_field))
+        path, member = self.shards[number], caption_member(self.caption_field)
+        file = self._index_files.get(number) or index_file(path, member)
+        index = load(path, file)
+        if index is None:
+            index = index_shard(path, member)
         if index.sha256 != self._sha256[number]:
             raise DataError(
                 explain(str(path), expected="the shard as it was at the start", found="another content",
                         do="never change shards while a run uses them")
             )  # fmt: skip
+        if isinstance(path, Address):
+            self._index_files[number] = file
         return _OpenShard(index)
 
     def _captions(self, shard: _OpenShard, record: Any) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ def _table(where: str, path: Path, split: str) -> EvalData:
 
 
 def is_source(where: str) -> bool:
-    """Whether a place is one of our own sources of pairs: emoji:..., an address, shards, a folder of shards or with a table."""
+    """Whether a place is one of our own sources: emoji:..., an address, shards, a folder of them or with a table."""
     path = Path(where).expanduser()
     if where.startswith("emoji:") or "://" in where or path.suffix in (".tar", ".array_record"):
         return True

@@ -91,8 +91,8 @@ def _folder(task: Task, root: Path | None) -> Path | None:
 
 def _rooted(where: str, root: Path | None) -> str:
     """A path below the data root; addresses and absolute paths as they are."""
-    plain = not where.startswith(("emoji:", "tfds:")) and not Path(where).expanduser().is_absolute()
-    return str(root / where) if root is not None and plain else where
+    named = where.startswith(("emoji:", "tfds:")) or "://" in where
+    return where if root is None or named or Path(where).expanduser().is_absolute() else str(root / where)
 
 
 def _read(name: str, task: Task | None, where: str, asked: Asked) -> Prepared:
