@@ -79,6 +79,8 @@ def reading(place: Location, size: int) -> Iterator[Readable]:
         OSError: it is not there or cannot be read.
     """
     if isinstance(place, Address):
+        if size > 1:
+            _part(place, 1, 1)  # a server without ranges is told now, not at every pair
         yield _Sequential(place, size)
     else:
         with open(place, "rb") as file:
