@@ -16,6 +16,7 @@ from typing import Any
 from lit_tune.data import captions as text
 from lit_tune.data.sample import BadSample, Sample, read_at
 from lit_tune.data.tar_index import COUNTS, MAX_JSON, Index, index_shard
+from lit_tune.data.tar_walk import BLOCK
 from lit_tune.errors import DataError, explain
 
 OPEN_SHARDS = 128  # held open at a time, two descriptors each; many systems allow 1,024 a process
@@ -33,8 +34,8 @@ class _OpenShard:
 
     def read(self, record: Any, member: str, limit: int = -1) -> bytes:
         """Data of a record's "image", "text" or "json" member, at most `limit` bytes of it."""
-        size = int(record[f"{member}_size"])
-        return read_at(self.descriptor, min(size, limit) if limit >= 0 else size, int(record[f"{member}_offset"]))
+        size, start = int(record[f"{member}_size"]), int(record[f"{member}_block"]) * BLOCK
+        return read_at(self.descriptor, min(size, limit) if limit >= 0 else size, start)
 
     def __del__(self) -> None:
         # at the interpreter's end modules may be gone already, and the system closes the file
@@ -92,7 +93,7 @@ class TarSource:
     def __getitem__(self, i: int) -> Sample:
         shard, record, key = self._find(i)
         captions = self._captions(shard, record)
-        meta = _json(shard, record, strict=self.caption_field != "txt") if record["json_offset"] else {}
+        meta = _json(shard, record, strict=self.caption_field != "txt") if record["json_block"] else {}
         return Sample(key, shard.read(record, "image"), captions, meta)
 
     def pair(self, i: int, max_image_bytes: int) -> tuple[bytes, tuple[str, ...]]:
