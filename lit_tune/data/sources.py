@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_tune.data.folder_source import TABLES, FolderSource
 from lit_tune.data.sample import BadSample, Sample, Source
+from lit_tune.data.subset import Subset
 from lit_tune.data.tar_source import TarSource, open_shards
 from lit_tune.errors import ConfigError, DataError, explain
 from lit_tune.paths import cache_dir
@@ -26,6 +27,7 @@ def open_source(
     caption_field: str | None = None,
     allow_missing: float = 0.0,
     max_samples: int | None = None,
+    subset: Subset | None = None,
 ) -> Source:
     """The source of pairs that `spec` names.
 
@@ -36,9 +38,10 @@ def open_source(
         caption_field: stands in for `data.caption_field` (evaluation sets have their own).
         allow_missing: share of the shards that may be missing or damaged.
         max_samples: use only the first so many pairs.
+        subset: the uid list whose pairs alone are used (`subset.of_config` for the training data).
 
     Raises:
-        ConfigError: the spec or a folder's table is wrong.
+        ConfigError: the spec, a folder's table or the uid list is wrong.
         DataError: shards are missing or damaged, or hold no pair.
     """
     caption_field = data.caption_field if caption_field is None else caption_field
@@ -48,9 +51,12 @@ def open_source(
         paths = [Path(path) for path in expand(spec)]
         if len(paths) == 1 and paths[0].is_dir():
             if any((paths[0] / name).exists() for name in TABLES):
+                if subset is not None:
+                    raise ConfigError(explain(spec, expected="tar shards beside a uid list", found="a folder",
+                                              do="leave the uid list out"))
                 return FolderSource(paths[0], caption_field, spec, max_samples)
             paths = _folder_of_tars(paths[0])
-    return open_shards(paths, spec, caption_field, allow_missing, max_samples)
+    return open_shards(paths, spec, caption_field, allow_missing, max_samples, subset)
 
 
 def expand(spec: str) -> list[str]:

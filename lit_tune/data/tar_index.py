@@ -344,11 +344,16 @@ def save(index: Index, file: Path) -> None:
     header["groups"], header["expected"], header["zero_tail"] = index.groups, index.expected, index.zero_tail
     header["counts"] = [index.counts[name] for name in COUNTS]
     header["damage"] = index.damage.encode("utf-8", "replace")[:256]
+    write_whole(file, header.tobytes() + index.records.tobytes() + index.keys.tobytes())
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Put a file into its folder, made if absent, so that readers see all of it or nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
     try:
         with os.fdopen(descriptor, "wb") as out:
-            out.write(header.tobytes() + index.records.tobytes() + index.keys.tobytes())
+            out.write(data)
         os.replace(temporary, file)
     except BaseException:
         os.unlink(temporary)
