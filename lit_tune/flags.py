@@ -202,16 +202,29 @@ class CacheTextFlags:
 
 @dataclasses.dataclass(frozen=True)
 class DataFlags:
-    """Index a data set, or count and show what is in it."""
+    """Index a data set, count and show what is in it, take a subset of it, or write it in another form."""
 
     caption_field: str = flag("txt, or a field of the .json member", "txt", form="FIELD")
-    json: bool = flag("print JSON", False)
+    json: bool = flag("index, inspect: print JSON", False)
     html: str | None = flag("inspect: write a page too, with pictures", form="FILE")
     config: ConfigDict | None = flag(f"inspect: whose tokenizer, policy and limits; {CONFIG}", form="NAME")
     sample: int = flag("inspect: pairs looked at, drawn by seed where there are more", 20_000, read=positive, form="N")
     decode: int = flag("inspect: of these, pictures decoded", 1_000, read=positive, form="N")
     seed: int = flag("inspect: of what is drawn", 0, read=from_zero, form="N")
-    args: tuple[str, ...] = flag("index or inspect, then shards or a folder", (), form="index|inspect DATA")
+    workers: int | None = flag("index, convert, reshard: processes; one a core if absent", read=positive, form="N")
+    uid_list: str | None = flag("index, reshard: only pairs whose uid is in it: .npy, parquet, text", form="FILE")
+    uid_repeats: str = flag("index, reshard: a uid listed n times is one sample, or n: once | multiplicity",
+                            "multiplicity", form="NAME")
+    out: str | None = flag("convert, reshard: the folder to write", form="DIR")
+    per_shard: int = flag("reshard: pairs a shard", 10_000, read=positive, form="N")
+    to: str | None = flag("convert: tar (pictures made smaller) | array_record (as they are)", form="FORM")
+    size: int = flag("convert --to=tar: shorter side, pixels; smaller pictures keep theirs", 256, read=positive,
+                     form="N")
+    quality: int = flag("convert --to=tar: of the JPEGs, 1 to 100", 90, read=positive, form="N")
+    policy: str = flag("convert --to=tar: how odd pictures become RGB, as config.data.policy: clean | reference",
+                       "clean", form="NAME")
+    args: tuple[str, ...] = flag("what to do, then shards or a folder", (),
+                                 form="index|inspect|convert|reshard DATA")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,18 +45,28 @@ def open_source(
         DataError: shards are missing or damaged, or hold no pair.
     """
     caption_field = data.caption_field if caption_field is None else caption_field
+    paths = shard_paths(spec)
+    if paths is not None:
+        return open_shards(paths, spec, caption_field, allow_missing, max_samples, subset)
+    if subset is not None:
+        raise ConfigError(explain(spec, expected="tar shards beside a uid list", found="a folder of pictures",
+                                  do="leave the uid list out"))  # fmt: skip
+    return FolderSource(Path(expand(spec)[0]), caption_field, spec, max_samples)
+
+
+def shard_paths(spec: str) -> list[Path] | None:
+    """The tar shards that a spec names, in order; None for a folder of pictures with a caption table.
+
+    Raises:
+        ConfigError: the spec is wrong.
+        DataError: a pattern that no file matches.
+    """
     if spec.startswith("emoji:"):
-        paths = _emoji_shards(spec)
-    else:
-        paths = [Path(path) for path in expand(spec)]
-        if len(paths) == 1 and paths[0].is_dir():
-            if any((paths[0] / name).exists() for name in TABLES):
-                if subset is not None:
-                    raise ConfigError(explain(spec, expected="tar shards beside a uid list", found="a folder",
-                                              do="leave the uid list out"))
-                return FolderSource(paths[0], caption_field, spec, max_samples)
-            paths = _folder_of_tars(paths[0])
-    return open_shards(paths, spec, caption_field, allow_missing, max_samples, subset)
+        return _emoji_shards(spec)
+    paths = [Path(path) for path in expand(spec)]
+    if len(paths) == 1 and paths[0].is_dir():
+        return None if any((paths[0] / name).exists() for name in TABLES) else _folder_of_tars(paths[0])
+    return paths
 
 
 def expand(spec: str) -> list[str]:

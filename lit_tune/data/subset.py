@@ -105,10 +105,7 @@ def shard_rows(index: Index, index_file: Path, subset: Subset) -> Rows:
     Raises:
         ConfigError: see `uids.open_list`.
     """
-    # As with shards, path, size and time of change stand in for the list's content.
-    name = f"{VERSION}|{os.path.abspath(os.path.expanduser(subset.path))}|{_state(subset.path)}|{subset.repeats}"
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    file = index_file.with_name(f"{index_file.stem}-{digest}.rows")
+    file = _rows_file(index_file, subset)
     found = _load(file)
     if found is None:
         found = select(index, opened(subset), subset.repeats)
@@ -117,6 +114,19 @@ def shard_rows(index: Index, index_file: Path, subset: Subset) -> Rows:
         except OSError as error:  # costs time at the next start, nothing else
             log.warning("%s", explain(str(file), expected="a writable cache", found=error, do="set LIT_TUNE_CACHE"))
     return found
+
+
+def has_rows(index_file: Path, subset: Subset) -> bool:
+    """Whether the cache holds the rows of a shard."""
+    return _load(_rows_file(index_file, subset)) is not None
+
+
+def _rows_file(index_file: Path, subset: Subset) -> Path:
+    """Where the cache keeps them, beside the index."""
+    # As with shards, path, size and time of change stand in for the list's content.
+    name = f"{VERSION}|{os.path.abspath(os.path.expanduser(subset.path))}|{_state(subset.path)}|{subset.repeats}"
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return index_file.with_name(f"{index_file.stem}-{digest}.rows")
 
 
 def none_found(spec: str, subset: Subset, counts: dict[str, int]) -> ConfigError:
