@@ -33,6 +33,13 @@ def from_zero(text: str) -> int:
     return whole(text)
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise ValueError("not from 0 to 1")
+    return float(text)
+
+
 def words(text: str) -> tuple[str, ...]:
     """The parts of a comma-separated list, empty ones left out."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
@@ -205,7 +212,7 @@ class DataFlags:
     """Index a data set, count and show what is in it, take a subset of it, or write it in another form."""
 
     caption_field: str = flag("txt, or a field of the .json member", "txt", form="FIELD")
-    json: bool = flag("index, inspect: print JSON", False)
+    json: bool = flag("print JSON", False)
     html: str | None = flag("inspect: write a page too, with pictures", form="FILE")
     config: ConfigDict | None = flag(f"inspect: whose tokenizer, policy and limits; {CONFIG}", form="NAME")
     sample: int = flag("inspect: pairs looked at, drawn by seed where there are more", 20_000, read=positive, form="N")
@@ -216,7 +223,9 @@ class DataFlags:
     uid_repeats: str = flag("index, reshard: a uid listed n times is one sample, or n: once | multiplicity",
                             "multiplicity", form="NAME")
     out: str | None = flag("convert, reshard: the folder to write", form="DIR")
-    per_shard: int = flag("reshard: pairs a shard", 10_000, read=positive, form="N")
+    allow_missing: float = flag("convert, reshard: share of the shards that may be missing or damaged", 0.0, read=share,
+                                form="FRACTION")
+    per_shard: int = flag("reshard, convert of a folder: pairs a shard", 10_000, read=positive, form="N")
     to: str | None = flag("convert: tar (pictures made smaller) | array_record (as they are)", form="FORM")
     size: int = flag("convert --to=tar: shorter side, pixels; smaller pictures keep theirs", 256, read=positive,
                      form="N")

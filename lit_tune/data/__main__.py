@@ -5,16 +5,19 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 from lit_tune import cli, config
-from lit_tune.data import indexing, parallel, sources
+from lit_tune.data import convert, indexing, parallel, reshard, sources
 from lit_tune.data.subset import Subset
 from lit_tune.data.tar_source import caption_member
 from lit_tune.errors import ConfigError, DataError, explain
 from lit_tune.flags import DataFlags
 
 REPEATS = ("once", "multiplicity")
+POLICIES = ("clean", "reference")
+TAR_ONLY = {"size", "quality", "policy"}  # flags of convert --to=tar
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,15 +61,67 @@ def _inspect(flags: DataFlags) -> int:
     return command.inspect(flags)
 
 
+def _reshard(flags: DataFlags) -> int:
+    """Copy the pairs of a uid list into shards of their own."""
+    subset, spec = _subset(flags), flags.args[1]
+    if subset is None:
+        raise ConfigError(explain("data reshard", expected="--uid_list=FILE", found="none", do="add it"))
+    result = reshard.reshard(
+        _shards(flags), spec, subset, _out(flags), per_shard=flags.per_shard, caption_field=flags.caption_field,
+        workers=flags.workers or parallel.cores(), allow_missing=flags.allow_missing,
+    )  # fmt: skip
+    print(json.dumps(result, indent=1) if flags.json else "\n".join(reshard.lines(result)))
+    return 0
+
+
+def _convert(flags: DataFlags) -> int:
+    """Write the data set in another form."""
+    if flags.to not in convert.FORMS:
+        raise ConfigError(explain("data convert", expected=f"--to={' or '.join(convert.FORMS)}", found=flags.to,
+                                  do="say which form"))  # fmt: skip
+    encoding = None
+    if flags.to == "tar":
+        if flags.quality > 100 or flags.policy not in POLICIES:
+            raise ConfigError(explain("data convert", expected=f"--quality=1 to 100, --policy={' or '.join(POLICIES)}",
+                                      found=f"{flags.quality}, {flags.policy}", do="correct it"))  # fmt: skip
+        encoding = convert.Encoding(flags.size, flags.quality, flags.policy)
+    else:
+        _refuse_others(flags, ACTIONS["convert"][1] - TAR_ONLY)
+    result = convert.convert(
+        flags.args[1], _out(flags), encoding=encoding, per_shard=flags.per_shard, caption_field=flags.caption_field,
+        workers=flags.workers or parallel.cores(), allow_missing=flags.allow_missing,
+    )  # fmt: skip
+    print(json.dumps(result, indent=1) if flags.json else "\n".join(convert.lines(result)))
+    return 0
+
+
 ACTIONS: dict[str, tuple[Callable[[DataFlags], int], set[str]]] = {  # what does it, and the flags that it looks at
     "index": (_index, {"json", "workers", "uid_list", "uid_repeats"}),
     "inspect": (_inspect, {"json", "html", "config", "sample", "decode", "seed"}),
+    "convert": (_convert, {"json", "workers", "out", "to", "per_shard", "allow_missing"} | TAR_ONLY),
+    "reshard": (_reshard, {"json", "workers", "uid_list", "uid_repeats", "out", "per_shard", "allow_missing"}),
 }
 
 
 def _settings(flags: DataFlags) -> SimpleNamespace:
     """What a source needs of a run's config."""
     return SimpleNamespace(caption_field=flags.caption_field)
+
+
+def _shards(flags: DataFlags) -> list[Path]:
+    """The shards that the command line names."""
+    paths = sources.shard_paths(flags.args[1])
+    if paths is None:
+        raise ConfigError(explain(flags.args[1], expected="tar shards", found="a folder of pictures",
+                                  do="name shards"))  # fmt: skip
+    return paths
+
+
+def _out(flags: DataFlags) -> Path:
+    """The folder to write."""
+    if not flags.out:
+        raise ConfigError(explain(f"data {flags.args[0]}", expected="--out=DIR", found="none", do="name the folder"))
+    return Path(flags.out).expanduser()
 
 
 def _subset(flags: DataFlags) -> Subset | None:

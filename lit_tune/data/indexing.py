@@ -123,7 +123,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     if "uid_list" in result:
         listed = result["uid_list"]
         out += [
-            f"  uid list        {listed['rows']:,} rows, of which {listed['rows_without_pair']:,} or more have no pair here",
+            f"  uid list        {listed['rows']:,} rows, at least {listed['rows_without_pair']:,} without a pair here",
             f"  pairs in it     {listed['hits']:,}, which count for {listed['samples']:,} samples",
             f"  pairs not in it {listed['misses']:,}, of which {listed['without_uid']:,} have no uid",
         ]

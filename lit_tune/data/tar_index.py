@@ -1,8 +1,8 @@
 """Where every picture-caption pair of a tar shard lies: fixed-width records, made in one pass, kept in the cache.
 
-File layout, little-endian: one HEADER, `samples` RECORDs, then all keys, deflated. A record is 50 bytes, a key of
-img2dataset 2 to 3, one of DataComp's resharding (UID-J) 19. Keys serve messages and copies, never training, so they
-are unpacked when one is asked for.
+File layout, little-endian: one HEADER, `samples` RECORDs, then all keys, deflated. A record is 50 bytes, a key 2 to 3
+(img2dataset's numbers, or DataComp's UID-J, whose uid is in the record). Keys serve messages and copies, never
+training, so they are unpacked when one is asked for.
 
 Grouping follows what readers of such shards do (webdataset's `group_by_keys`): the key is the name up to the first dot
 of its last part, the rest is the suffix, lower-cased; another key, or a suffix that repeats, starts a new sample. Only
@@ -45,6 +45,7 @@ COUNTS = (  # why something is not in the index, or is in it but odd; the order 
     "no_end_marker",  # 1: the two closing blocks of zeros are missing
 )
 MAX_JSON = 16 << 20  # bytes; a longer .json member is not parsed
+UID_MARK = b"\0"  # in a packed key: the record's uid stands here
 U32_MAX = 0xFFFFFFFF
 LARGEST_SHARD = U32_MAX * BLOCK  # bytes, 2 TiB
 
@@ -99,7 +100,10 @@ class Index:
     def key(self, i: int) -> str:
         """Key of pair `i`; bytes that are not UTF-8 show as U+FFFD."""
         ends, joined = self._keys
-        return joined[int(ends[i - 1]) if i else 0 : int(ends[i])].decode("utf-8", "replace")
+        key = joined[int(ends[i - 1]) if i else 0 : int(ends[i])]
+        if key.startswith(UID_MARK):
+            key = _uid_digits(*self.records[["uid_high", "uid_low"]][i].tolist()) + key.removeprefix(UID_MARK)
+        return key.decode("utf-8", "replace")
 
     @cached_property
     def _keys(self) -> tuple[np.ndarray, bytes]:
@@ -266,14 +270,24 @@ def scan(path: Path, caption_member: str = "txt") -> Index:
     records = np.array(builder.rows, RECORD)
     return Index(
         path, size, sha256, builder.groups, expected_samples(path), walk.zero_tail, builder.counts, damage,
-        records, _pack_keys(builder.keys),
+        records, _pack_keys(builder.keys, records),
     )  # fmt: skip
 
 
-def _pack_keys(keys: list[bytes]) -> np.ndarray:
-    """Lengths of the keys as u4, then the keys, deflated together: uint8."""
-    lengths = np.array([len(key) for key in keys], "<u4")
-    return np.frombuffer(zlib.compress(lengths.tobytes() + b"".join(keys)), np.uint8)
+def _pack_keys(keys: list[bytes], records: np.ndarray) -> np.ndarray:
+    """Lengths of the keys as u4, then the keys, deflated together: uint8. A uid that a key starts with is left out."""
+    packed = []
+    for key, high, low in zip(keys, records["uid_high"].tolist(), records["uid_low"].tolist(), strict=True):
+        key = key.replace(UID_MARK, "\ufffd".encode())  # names with a zero byte: pax alone can hold one
+        digits = _uid_digits(high, low)
+        packed.append(UID_MARK + key.removeprefix(digits) if key.startswith(digits) else key)
+    lengths = np.array([len(key) for key in packed], "<u4")
+    return np.frombuffer(zlib.compress(lengths.tobytes() + b"".join(packed)), np.uint8)
+
+
+def _uid_digits(high: int, low: int) -> bytes:
+    """The 32 hex digits of a uid."""
+    return b"%016x%016x" % (high, low)
 
 
 def _collect(walk: Iterable[Member], reader: HashedReader, builder: _Builder) -> None:

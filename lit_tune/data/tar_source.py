@@ -19,7 +19,7 @@ import numpy as np
 from lit_tune.data import captions as text, subset as subsets
 from lit_tune.data.sample import BadSample, Sample, read_at
 from lit_tune.data.subset import Subset
-from lit_tune.data.tar_index import COUNTS, MAX_JSON, Index, index_file, index_shard
+from lit_tune.data.tar_index import COUNTS, MAX_JSON, SUFFIXES, Index, index_file, index_shard
 from lit_tune.data.tar_walk import BLOCK
 from lit_tune.errors import DataError, explain
 
@@ -45,6 +45,16 @@ class _Shard:
     rows_sha256: str
     pairs: int
     counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Pairs `start` to `stop` - 1 of the `pairs` that a source has in one shard."""
+
+    path: Path
+    start: int
+    stop: int
+    pairs: int
 
 
 class _OpenShard:
@@ -157,6 +167,38 @@ class TarSource:
         """(shard name, key) of pair `i`."""
         shard, place = self._find(i)
         return shard.index.path.name, shard.index.key(place)
+
+    def members(self, i: int) -> dict[str, bytes]:
+        """{suffix: bytes as they are in the tar} of pair `i`: picture, caption and json, as far as there. BadSample."""
+        shard, place = self._find(i)
+        record = shard.index.records[place]
+        names = (("image", SUFFIXES[record["suffix"]]), ("text", "txt"), ("json", "json"))
+        return {suffix: shard.read(record, member) for member, suffix in names if record[f"{member}_block"]}
+
+    def copy(self, i: int) -> tuple[str, int]:
+        """(uid, which copy) of pair `i`: 32 hex digits, and how many of the pairs before it are the same member."""
+        shard, place = self._find(i)
+        record = shard.index.records[place]
+        earlier = 0
+        while i - earlier - 1 >= 0 and self._find(i - earlier - 1) == (shard, place):  # copies stand side by side
+            earlier += 1
+        return f"{int(record['uid_high']):016x}{int(record['uid_low']):016x}", earlier
+
+    def shard_pairs(self) -> list[tuple[Path, int]]:
+        """Each shard and how many of its pairs are in use, `max_samples` aside."""
+        starts = [0, *self._ends[:-1]]
+        return [(path, end - start) for path, start, end in zip(self.shards, starts, self._ends, strict=True)]
+
+    def pieces(self, start: int, stop: int) -> list[Piece]:
+        """Where pairs `start` to `stop` - 1 lie, shard by shard."""
+        out, number = [], bisect.bisect_right(self._ends, start)
+        while start < stop:
+            first = self._ends[number - 1] if number else 0
+            end = min(stop, self._ends[number])
+            if start < end:  # an empty shard holds none
+                out.append(Piece(self.shards[number], start - first, end - first, self._ends[number] - first))
+            start, number = end, number + 1
+        return out
 
     def _find(self, i: int) -> tuple[_OpenShard, int]:
         """The shard that holds pair `i`, and its number in that shard's index."""
