@@ -1,7 +1,6 @@
 """uid lists: every published form, found as Python's own sets and counters find, in files too big to read."""
 
 import contextlib
-import io
 import json
 import os
 import pickle
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from shards_on_disk import shard
 
 from lit_tune.data import sources, uids
 from lit_tune.data.subset import Subset
@@ -52,19 +52,6 @@ def words(values: list[int]) -> tuple[np.ndarray, np.ndarray]:
 def listing(values: list[int]) -> np.ndarray:
     """The published form of uids, in the given order."""
     return np.array([(value >> 64, value & 2**64 - 1) for value in values], np.dtype("u8,u8"))
-
-
-def shard(path: Path, numbers: list[int | None]) -> Path:
-    """A tar of one small sample a number, which is its uid; None for a sample without."""
-    with tarfile.open(path, "w") as tar:
-        for place, number in enumerate(numbers):
-            meta = {} if number is None else {"uid": f"{number:032x}"}
-            for suffix, data in (("jpg", b"\xff\xd8\xff%d" % place), ("txt", b"text %d" % place),
-                                 ("json", json.dumps(meta).encode())):  # fmt: skip
-                info = tarfile.TarInfo(f"{place:09d}.{suffix}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def keys(source) -> list[str]:
