@@ -30,6 +30,7 @@ REQUIRES = [
     "tensorboardX>=2.6.5",
     "jaxtyping>=0.3.11",
     "filelock",
+    "array_record",  # shards of that format; grain brings it too
     "pyarrow",
     "ftfy",  # evaluation cleans texts as the reference does
 ]

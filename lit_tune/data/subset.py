@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from lit_tune import files
 from lit_tune.data import uids
-from lit_tune.data.tar_index import Index, write_whole
+from lit_tune.data.tar_index import Index
 from lit_tune.errors import ConfigError, explain
 
 MAGIC = b"LTROWS\0"
@@ -144,7 +145,7 @@ def _save(found: Rows, file: Path) -> None:
     header["magic"], header["version"], header["rows"] = MAGIC, VERSION, len(found.rows)
     header["hits"], header["without_uid"], header["list_rows"] = found.hits, found.without_uid, found.list_rows
     header["sha256"] = np.void(bytes.fromhex(found.sha256))
-    write_whole(file, header.tobytes() + found.rows.tobytes())
+    files.write_whole(file, header.tobytes() + found.rows.tobytes())
 
 
 def _load(file: Path) -> Rows | None:

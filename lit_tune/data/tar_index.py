@@ -15,8 +15,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -25,7 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_tune.data import captions
+from lit_tune import files
+from lit_tune.data import captions, packed_keys
 from lit_tune.data.tar_walk import BLOCK, CHUNK, USUAL_PADDING, Damage, HashedReader, Member, Walk
 from lit_tune.errors import DataError, explain
 from lit_tune.paths import cache_dir
@@ -45,7 +44,6 @@ COUNTS = (  # why something is not in the index, or is in it but odd; the order 
     "no_end_marker",  # 1: the two closing blocks of zeros are missing
 )
 MAX_JSON = 16 << 20  # bytes; a longer .json member is not parsed
-UID_MARK = b"\0"  # in a packed key: the record's uid stands here
 U32_MAX = 0xFFFFFFFF
 LARGEST_SHARD = U32_MAX * BLOCK  # bytes, 2 TiB
 
@@ -80,7 +78,7 @@ class Index:
         counts: how often each entry of COUNTS was met.
         damage: why reading stopped early, one line; "" where it did not.
         records: RECORD array, one entry a pair, in file order.
-        keys: all keys as `_pack_keys` makes them, uint8.
+        keys: all keys as `packed_keys.pack` makes them.
     """
 
     path: Path
@@ -99,18 +97,12 @@ class Index:
 
     def key(self, i: int) -> str:
         """Key of pair `i`; bytes that are not UTF-8 show as U+FFFD."""
-        ends, joined = self._keys
-        key = joined[int(ends[i - 1]) if i else 0 : int(ends[i])]
-        if key.startswith(UID_MARK):
-            key = _uid_digits(*self.records[["uid_high", "uid_low"]][i].tolist()) + key.removeprefix(UID_MARK)
+        key = self._keys.key(i, int(self.records["uid_high"][i]), int(self.records["uid_low"][i]))
         return key.decode("utf-8", "replace")
 
     @cached_property
-    def _keys(self) -> tuple[np.ndarray, bytes]:
-        """Where each key ends, and all of them joined."""
-        raw = zlib.decompress(self.keys.tobytes())
-        lengths = np.frombuffer(raw, "<u4", len(self.records))
-        return np.cumsum(lengths, dtype=np.int64), raw[lengths.nbytes :]
+    def _keys(self) -> packed_keys.Keys:
+        return packed_keys.unpack(self.keys, len(self.records))
 
     def problem(self) -> str:
         """Why this shard cannot be trusted, one line; "" for a whole one."""
@@ -270,24 +262,8 @@ def scan(path: Path, caption_member: str = "txt") -> Index:
     records = np.array(builder.rows, RECORD)
     return Index(
         path, size, sha256, builder.groups, expected_samples(path), walk.zero_tail, builder.counts, damage,
-        records, _pack_keys(builder.keys, records),
+        records, packed_keys.pack(builder.keys, records["uid_high"].tolist(), records["uid_low"].tolist()),
     )  # fmt: skip
-
-
-def _pack_keys(keys: list[bytes], records: np.ndarray) -> np.ndarray:
-    """Lengths of the keys as u4, then the keys, deflated together: uint8. A uid that a key starts with is left out."""
-    packed = []
-    for key, high, low in zip(keys, records["uid_high"].tolist(), records["uid_low"].tolist(), strict=True):
-        key = key.replace(UID_MARK, "\ufffd".encode())  # names with a zero byte: pax alone can hold one
-        digits = _uid_digits(high, low)
-        packed.append(UID_MARK + key.removeprefix(digits) if key.startswith(digits) else key)
-    lengths = np.array([len(key) for key in packed], "<u4")
-    return np.frombuffer(zlib.compress(lengths.tobytes() + b"".join(packed)), np.uint8)
-
-
-def _uid_digits(high: int, low: int) -> bytes:
-    """The 32 hex digits of a uid."""
-    return b"%016x%016x" % (high, low)
 
 
 def _collect(walk: Iterable[Member], reader: HashedReader, builder: _Builder) -> None:
@@ -358,20 +334,7 @@ def save(index: Index, file: Path) -> None:
     header["groups"], header["expected"], header["zero_tail"] = index.groups, index.expected, index.zero_tail
     header["counts"] = [index.counts[name] for name in COUNTS]
     header["damage"] = index.damage.encode("utf-8", "replace")[:256]
-    write_whole(file, header.tobytes() + index.records.tobytes() + index.keys.tobytes())
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Put a file into its folder, made if absent, so that readers see all of it or nothing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(data)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    files.write_whole(file, header.tobytes() + index.records.tobytes() + index.keys.tobytes())
 
 
 def load(path: Path, file: Path) -> Index | None:

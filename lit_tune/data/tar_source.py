@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lit_tune.data import captions as text, subset as subsets
+from lit_tune.data.packed_keys import uid_digits
 from lit_tune.data.sample import BadSample, Sample, read_at
 from lit_tune.data.subset import Subset
 from lit_tune.data.tar_index import COUNTS, MAX_JSON, SUFFIXES, Index, index_file, index_shard
@@ -182,7 +183,7 @@ class TarSource:
         earlier = 0
         while i - earlier - 1 >= 0 and self._find(i - earlier - 1) == (shard, place):  # copies stand side by side
             earlier += 1
-        return f"{int(record['uid_high']):016x}{int(record['uid_low']):016x}", earlier
+        return uid_digits(int(record["uid_high"]), int(record["uid_low"])).decode(), earlier
 
     def shard_pairs(self) -> list[tuple[Path, int]]:
         """Each shard and how many of its pairs are in use, `max_samples` aside."""
