@@ -18,7 +18,7 @@ import pytest
 from pyarrow import parquet
 from shards_on_disk import shard
 
-from lit_tune.data import sources, uids
+from lit_tune.data import sources, uid_files, uids
 from lit_tune.data.subset import Subset
 from lit_tune.errors import ConfigError, DataError
 
@@ -91,7 +91,7 @@ def test_all_forms_say_the_same(form, tmp_path):
             parquet.write_table(pa.table({"n": range(len(hexes)), "uid": hexes}), file)
         case _:
             file.write_text("\r\n".join(hexes) + "\n\n")
-    listed = uids.open_list(str(file))
+    listed = uid_files.open_list(str(file))
     asked = [*values, *(value + 1 for value in values)]
     assert len(listed) == len(values) and listed.counts(*words(asked)).tolist() == [1] * len(values) + [0] * len(values)
 
@@ -115,10 +115,10 @@ def test_all_forms_say_the_same(form, tmp_path):
 def test_other_files_and_unsorted_rows_are_refused_in_one_line(name, write, wanted, tmp_path):
     write(tmp_path / name)
     with pytest.raises(ConfigError, match=wanted) as caught:
-        uids.open_list(str(tmp_path / name))
+        uid_files.open_list(str(tmp_path / name))
     assert name in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="No such file"):
-        uids.open_list(str(tmp_path / "absent"))
+        uid_files.open_list(str(tmp_path / "absent"))
 
 
 @pytest.mark.parametrize("place", [1, 4_321, 70_000, 99_998])
@@ -140,7 +140,7 @@ def test_a_list_of_4_gib_is_searched_in_little_memory(tmp_path):
     rows, known = 1 << 28, [(1 << 100) + (n << 70) + n for n in range(5000)]
     with open(tmp_path / "big.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(
-            file, {"descr": np.lib.format.dtype_to_descr(uids.ROW), "fortran_order": False, "shape": (rows,)})
+            file, {"descr": np.lib.format.dtype_to_descr(uid_files.ROW), "fortran_order": False, "shape": (rows,)})
         start = file.tell()
         file.truncate(start + rows * 16)  # a hole: uid 0 many times, then those that are asked for
         file.seek(start + (rows - len(known)) * 16)
@@ -149,10 +149,10 @@ def test_a_list_of_4_gib_is_searched_in_little_memory(tmp_path):
     code = """
 import resource, sys
 import numpy as np
-from lit_tune.data import uids
+from lit_tune.data import uid_files
 before = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()  # heap and the like, not maps
 resource.setrlimit(resource.RLIMIT_DATA, (before + (96 << 20),) * 2)
-listed = uids.open_list(sys.argv[1])
+listed = uid_files.open_list(sys.argv[1])
 known = [(1 << 100) + (n << 70) + n for n in range(5000)] + [(1 << 100) + 7]
 high, low = (np.array([v >> 64 for v in known], np.uint64), np.array([v & 2**64 - 1 for v in known], np.uint64))
 print(len(listed), listed.counts(high, low).sum())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lit_tune import files
-from lit_tune.data import uids
+from lit_tune.data import uid_files, uids
 from lit_tune.data.tar_index import Index
 from lit_tune.errors import ConfigError, explain
 
@@ -28,7 +28,7 @@ class Subset:
     """A uid list and what a uid that stands in it several times means.
 
     Attributes:
-        path: of the list, see `uids.open_list`.
+        path: of the list, see `uid_files.open_list`.
         repeats: "once": one sample; "multiplicity": as many samples as rows.
     """
 
@@ -64,7 +64,7 @@ def opened(subset: Subset) -> uids.UidList:
     """The subset's list, opened and checked once in this process.
 
     Raises:
-        ConfigError: see `uids.open_list`.
+        ConfigError: see `uid_files.open_list`.
     """
     return _opened(subset.path, *_state(subset.path))
 
@@ -73,7 +73,7 @@ def opened(subset: Subset) -> uids.UidList:
 def _opened(path: str, size: int, mtime_ns: int) -> uids.UidList:
     """The list in its present state."""
     del size, mtime_ns
-    return uids.open_list(path)
+    return uid_files.open_list(path)
 
 
 def _state(path: str) -> tuple[int, int]:
@@ -104,7 +104,7 @@ def shard_rows(index: Index, index_file: Path, subset: Subset) -> Rows:
         subset: the list.
 
     Raises:
-        ConfigError: see `uids.open_list`.
+        ConfigError: see `uid_files.open_list`.
     """
     file = _rows_file(index_file, subset)
     found = _load(file)
