@@ -19,7 +19,7 @@ from lit_tune.data.sample import BadSample, Sample, Source
 from lit_tune.data.shard_folder import Loss, ShardFolder
 from lit_tune.data.tar_source import TarSource, caption_member, open_shards
 from lit_tune.data.tar_write import TarShard
-from lit_tune.data.transforms import BICUBIC, Limits, load_image, to_rgb
+from lit_tune.data.transforms import BICUBIC, Limits, load_image, rgb
 from lit_tune.errors import DataError, explain
 
 FORMS = ("tar", "array_record")
@@ -149,7 +149,7 @@ def smaller(data: bytes, encoding: Encoding) -> tuple[bytes, tuple[int, int]]:
     if max(image.size) > JPEG_SIDE:
         raise BadSample("too_many_pixels")
     out = io.BytesIO()
-    to_rgb(image).save(out, "JPEG", quality=encoding.quality)
+    rgb(image).save(out, "JPEG", quality=encoding.quality)
     return out.getvalue(), image.size
 
 
