@@ -174,7 +174,7 @@ class DataFlags:
     policy: str = flag("convert --to=tar: how odd pictures become RGB, as config.data.policy: clean | reference",
                        "clean", form="NAME")
     args: tuple[str, ...] = flag("what to do, then shards or a folder", (),
-                                 form="index|inspect|convert|reshard DATA")
+                                 form="index|inspect|convert|reshard|bench DATA")
 
 
 @dataclasses.dataclass(frozen=True)

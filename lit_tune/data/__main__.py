@@ -1,4 +1,4 @@
-"""`lit-tune data ACTION DATA`: index shards, show what a data set holds, reshard or convert it."""
+"""`lit-tune data ACTION DATA`: index shards, show what a data set holds, reshard or convert it, measure."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     """
     flags: DataFlags = config.parse(argv, "data")
     known = " | ".join(ACTIONS)
-    if len(flags.args) != 2 or flags.args[0] not in ACTIONS:
+    if len(flags.args) != 2 and flags.args != ("bench",) or flags.args[0] not in ACTIONS:
         found = " ".join(flags.args) or "nothing"
         raise ConfigError(explain("data", expected=f"{known}, then DATA", found=found, do="give both words"))
     action, used = ACTIONS[flags.args[0]]
@@ -95,11 +95,19 @@ def _convert(flags: DataFlags) -> int:
     return 0
 
 
+def _bench(flags: DataFlags) -> int:
+    """Measure how fast pictures are decoded here: those of DATA, or some that are made."""
+    from lit_tune.benching import data  # only here: it measures with much that no other action needs
+
+    return data.run("".join(flags.args[1:]), caption_field=flags.caption_field, as_json=flags.json)
+
+
 ACTIONS: dict[str, tuple[Callable[[DataFlags], int], set[str]]] = {  # what does it, and the flags that it looks at
     "index": (_index, {"json", "workers", "uid_list", "uid_repeats"}),
     "inspect": (_inspect, {"json", "html", "config", "sample", "decode", "seed"}),
     "convert": (_convert, {"json", "workers", "out", "to", "per_shard", "allow_missing"} | TAR_ONLY),
     "reshard": (_reshard, {"json", "workers", "uid_list", "uid_repeats", "out", "per_shard", "allow_missing"}),
+    "bench": (_bench, {"json"}),
 }
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from PIL import Image
 
 from lit_tune.data import indexing, parallel, sources
+from lit_tune.data.decoding import LIMITS, Limits, load_image, rgb
 from lit_tune.data.sample import BadSample, Sample, Source
 from lit_tune.data.shard_folder import Loss, ShardFolder
 from lit_tune.data.tar_source import TarSource, caption_member, open_shards
 from lit_tune.data.tar_write import TarShard
-from lit_tune.data.transforms import BICUBIC, Limits, load_image, rgb
 from lit_tune.errors import DataError, explain
 
 FORMS = ("tar", "array_record")
@@ -33,14 +33,14 @@ class Encoding:
     Attributes:
         size: of the shorter side, pixels; smaller pictures are never enlarged.
         quality: of the JPEG, 1 to 100.
-        policy: how odd pictures become RGB, see `transforms`.
+        policy: how odd pictures become RGB, see `decoding`.
         limits: what is refused before decoding.
     """
 
     size: int = 256
     quality: int = 90
     policy: str = "clean"
-    limits: Limits = Limits()
+    limits: Limits = LIMITS
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def smaller(data: bytes, encoding: Encoding) -> tuple[bytes, tuple[int, int]]:
     A plain RGB JPEG that is small enough already is kept byte for byte: encoding it again would only lose.
 
     Raises:
-        BadSample: see `transforms.load_image`; too_many_pixels also where a JPEG cannot be as long.
+        BadSample: see `decoding.load_image`; too_many_pixels also where a JPEG cannot be as long.
     """
     image = load_image(data, encoding.policy, encoding.limits)
     small = min(image.size) <= encoding.size
@@ -145,7 +145,7 @@ def smaller(data: bytes, encoding: Encoding) -> tuple[bytes, tuple[int, int]]:
         shorter = min(image.size)
         # The longer side rounds down, as torchvision's Resize does, and never below the shorter one.
         width, height = (encoding.size * side // shorter for side in image.size)
-        image = image.resize((width, height), BICUBIC)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)  # antialiased in Pillow
     if max(image.size) > JPEG_SIDE:
         raise BadSample("too_many_pixels")
     out = io.BytesIO()
