@@ -31,6 +31,7 @@ REQUIRES = [
     "tensorboardX>=2.6.5",
     "jaxtyping>=0.3.11",
     "filelock",
+    "array_record",  # shards of that format; grain brings it too
     "pyarrow",
     "fsspec[http]",  # shards at addresses; gs:// and s3:// need the extras of that name
     "ftfy",  # evaluation cleans texts as the reference does

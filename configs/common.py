@@ -143,6 +143,8 @@ def data() -> ConfigDict:
     c.caption_field = "txt"  # txt: the .txt member; else a field of the .json member: a string or a list of strings
     c.captions = "random"  # random | first | joined: which of a picture's several captions a visit takes; joined: all of
     # them as one text (live text only)
+    c.uid_list = ""  # use only the pairs of shards whose uid it names (docs/data-shards.md); "": all pairs
+    c.uid_repeats = "multiplicity"  # once | multiplicity: a uid that the list names n times is one sample, or n
     c.policy = "clean"  # clean | reference: how alpha, 16-bit grey and EXIF are treated, decisions in docs/data.md
     c.resize = "shortest"  # evaluation: shortest side to image_size then centre crop, or squash
     c.mean = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP, RGB in [0, 1]

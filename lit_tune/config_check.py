@@ -26,6 +26,7 @@ CHOICES = {
     "data.policy": ("clean", "reference"),
     "data.captions": ("random", "first", "joined"),
     "data.resize_on": ("host", "device"),
+    "data.uid_repeats": ("once", "multiplicity"),
     "data.resize": ("shortest", "squash"),
 }
 
@@ -290,6 +291,9 @@ def _check_files(config: ConfigDict) -> None:
     _require(bool(config.data.train), "data.train", "shards or a folder", "''",
              "add --config.data.train=FOLDER_OR_SHARDS")
     _check_source(config.data.train, "data.train")
+    listed = config.data.uid_list
+    _require(not listed or Path(listed).expanduser().is_file(), "data.uid_list", "a file of uids", listed,
+             "check the path")
     for entry in config.eval.sets:
         _check_source(entry.partition("=")[2], "eval.sets")
     start = config.vision.init_from

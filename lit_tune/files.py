@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,22 @@ def write_atomically(path: Any, text: str) -> None:
         os.fsync(folder)  # the rename itself
     finally:
         os.close(folder)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Put a local file into its folder, made if absent, so that readers see all of it or nothing; several may write it.
+
+    A crash of the machine can leave it empty: this is for what can be made again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def append_lines(path: Any, lines: list[str]) -> None:

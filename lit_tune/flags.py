@@ -12,59 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lit_tune import errors
-
-
-def whole(text: str) -> int:
-    """A whole number; underscores may group its digits."""
-    return int(text, 10)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if whole(text) < 1:
-        raise ValueError("less than 1")
-    return whole(text)
-
-
-def from_zero(text: str) -> int:
-    """A whole number of at least 0."""
-    if whole(text) < 0:
-        raise ValueError("less than 0")
-    return whole(text)
-
-
-def words(text: str) -> tuple[str, ...]:
-    """The parts of a comma-separated list, empty ones left out."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def wholes(text: str) -> tuple[int, ...]:
-    """A comma-separated list of whole numbers of at least 1."""
-    return tuple(positive(word) for word in words(text))
-
-
-def step_range(text: str) -> tuple[int, int]:
-    """(A, B) of "A:B", a half-open range of steps with 0 <= A < B."""
-    start, stop = (whole(part) for part in text.split(":"))
-    if not 0 <= start < stop:
-        raise ValueError(f"{text} is empty or negative")
-    return start, stop
-
-
-def fault(text: str) -> tuple[str, int, int | None]:
-    """(kind, step, process or None for all) of "KIND@STEP[:PROCESS]"."""
-    kind, _, place = text.partition("@")
-    step, _, process = place.partition(":")
-    if kind != "nan" or process:
-        raise ValueError("only nan@STEP, on all processes, is a kind of fault")
-    return kind, whole(step), None
-
-
-def truth(text: str) -> bool:
-    """True or False of "true" or "false"."""
-    if text.lower() not in ("true", "false"):
-        raise ValueError("neither")
-    return text.lower() == "true"
+from lit_tune.flag_values import fault, from_zero, positive, share, step_range, truth, whole, wholes, words
 
 
 def flag(meaning: str, default: Any = None, *, read: Callable[[str], Any] = str, form: str = "TEXT",
@@ -202,7 +150,7 @@ class CacheTextFlags:
 
 @dataclasses.dataclass(frozen=True)
 class DataFlags:
-    """Index a data set, or count and show what is in it."""
+    """Index a data set, count and show what is in it, take a subset of it, or write it in another form."""
 
     caption_field: str = flag("txt, or a field of the .json member", "txt", form="FIELD")
     json: bool = flag("print JSON", False)
@@ -211,7 +159,22 @@ class DataFlags:
     sample: int = flag("inspect: pairs looked at, drawn by seed where there are more", 20_000, read=positive, form="N")
     decode: int = flag("inspect: of these, pictures decoded", 1_000, read=positive, form="N")
     seed: int = flag("inspect: of what is drawn", 0, read=from_zero, form="N")
-    args: tuple[str, ...] = flag("index or inspect, then shards or a folder", (), form="index|inspect DATA")
+    workers: int | None = flag("index, convert, reshard: processes; one a core if absent", read=positive, form="N")
+    uid_list: str | None = flag("index, reshard: only pairs whose uid is in it: .npy, parquet, text", form="FILE")
+    uid_repeats: str = flag("index, reshard: a uid listed n times is one sample, or n: once | multiplicity",
+                            "multiplicity", form="NAME")
+    out: str | None = flag("convert, reshard: the folder to write", form="DIR")
+    allow_missing: float = flag("convert, reshard: share of the shards that may be missing or damaged", 0.0, read=share,
+                                form="FRACTION")
+    per_shard: int = flag("reshard, convert of a folder: pairs a shard", 10_000, read=positive, form="N")
+    to: str | None = flag("convert: tar (pictures made smaller) | array_record (as they are)", form="FORM")
+    size: int = flag("convert --to=tar: shorter side, pixels; smaller pictures keep theirs", 256, read=positive,
+                     form="N")
+    quality: int = flag("convert --to=tar: of the JPEGs, 1 to 100", 90, read=positive, form="N")
+    policy: str = flag("convert --to=tar: how odd pictures become RGB, as config.data.policy: clean | reference",
+                       "clean", form="NAME")
+    args: tuple[str, ...] = flag("what to do, then shards or a folder", (),
+                                 form="index|inspect|convert|reshard|bench DATA")
 
 
 @dataclasses.dataclass(frozen=True)

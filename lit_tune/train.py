@@ -35,6 +35,7 @@ from lit_tune import (
     watch,
 )
 from lit_tune.checkpoint import Checkpointer
+from lit_tune.data import subset
 from lit_tune.data.loader import Batches
 from lit_tune.data.sources import open_source
 from lit_tune.evaluation import pages, training as evaluation
@@ -99,7 +100,8 @@ def train(flags: TrainFlags, phases: Phases) -> int:
     config_lib.check_devices(config, jax.device_count(), jax.process_count())
 
     # Pairs, and the directory that only one run at a time may write.
-    source = open_source(config.data.train, config.data, max_samples=flags.max_samples)
+    source = open_source(config.data.train, config.data, max_samples=flags.max_samples,
+                         subset=subset.of_config(config.data))
     facts = {"train": source.fingerprint}
     with RunDir.open(flags.workdir, config_lib.to_json(config), data=facts,
                      extend=flags.extend) as directory:

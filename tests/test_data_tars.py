@@ -111,12 +111,12 @@ def test_pairs_are_those_that_tarfile_shows_side_by_side(folder, name):
         whole = [(m.name.lower(), m.offset_data, m.size) for m in tar if m.isreg()]
     by_offset = {offset: (name, size) for name, offset, size in whole}
     for record in index.records:
-        picture_name, picture_size = by_offset[int(record["image_offset"])]
-        caption_name, caption_size = by_offset[int(record["text_offset"])]
+        picture_name, picture_size = by_offset[int(record["image_block"]) * 512]
+        caption_name, caption_size = by_offset[int(record["text_block"]) * 512]
         assert caption_name == picture_name.rpartition(".")[0] + ".txt"
         assert (picture_size, caption_size) == (int(record["image_size"]), int(record["text_size"]))
-        between = [o for _, o, _ in whole if min(record["image_offset"], record["text_offset"]) < o
-                   < max(record["image_offset"], record["text_offset"])]  # fmt: skip
+        first, last = sorted(int(record[f"{member}_block"]) * 512 for member in ("image", "text"))
+        between = [o for _, o, _ in whole if first < o < last]
         assert all(by_offset[o][0].startswith(picture_name.rpartition(".")[0]) for o in between)
 
 
@@ -153,12 +153,12 @@ def test_every_cut_is_noticed_or_leaves_whole_pairs_and_a_note(tmp_path):
         found = tar_index.scan(path)
         assert found.problem() or found.counts["no_end_marker"], size
         assert [found.key(i) for i in range(len(found))] == [index.key(i) for i in range(len(found))]
-        assert (found.records["text_offset"] == index.records["text_offset"][: len(found)]).all()
+        assert (found.records["text_block"] == index.records["text_block"][: len(found)]).all()
 
 
 def test_a_cut_between_members_shows_against_the_announced_count(tmp_path):
     whole = write(tmp_path / "00000.tar", members(6)).read_bytes()
-    third = int(tar_index.scan(tmp_path / "00000.tar").records["image_offset"][3]) - 512
+    third = int(tar_index.scan(tmp_path / "00000.tar").records["image_block"][3]) * 512 - 512
     (tmp_path / "00000.tar").write_bytes(whole[:third])
     assert len(open_tars(tmp_path / "00000.tar")) == 3  # nothing announces more: a note, no error
     (tmp_path / "00000_stats.json").write_text('{"successes": 6}')
@@ -173,7 +173,7 @@ def test_a_cut_between_members_shows_against_the_announced_count(tmp_path):
 
 def test_a_tail_and_a_hole_of_zeros_are_named(tmp_path):
     whole = write(tmp_path / "a.tar", members(40)).read_bytes()
-    middle = int(tar_index.scan(tmp_path / "a.tar").records["image_offset"][20]) - 512
+    middle = int(tar_index.scan(tmp_path / "a.tar").records["image_block"][20]) * 512 - 512
     (tmp_path / "a.tar").write_bytes(whole[:middle] + bytes(len(whole) - middle))
     with pytest.raises(DataError, match="tail of .* bytes of zeros after 20 samples"):
         open_tars(tmp_path / "a.tar")
@@ -184,7 +184,7 @@ def test_a_tail_and_a_hole_of_zeros_are_named(tmp_path):
 
 def test_every_flipped_bit_in_a_header_that_matters_is_noticed(tmp_path):
     whole = write(tmp_path / "a.tar", members(4)).read_bytes()
-    header = int(tar_index.scan(tmp_path / "a.tar").records["text_offset"][2]) - 512
+    header = int(tar_index.scan(tmp_path / "a.tar").records["text_block"][2]) * 512 - 512
     for byte in (0, 9, 10, 124, 130, 148, 150, 156, 257, 300, 500):
         damaged = bytearray(whole)
         damaged[header + byte] ^= 0x04

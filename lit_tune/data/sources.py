@@ -11,6 +11,7 @@ from lit_tune.data.address import is_address
 from lit_tune.data.folder_source import TABLES, FolderSource
 from lit_tune.data.sample import BadSample, Sample, Source
 from lit_tune.data.storage import Location, location
+from lit_tune.data.subset import Subset
 from lit_tune.data.tar_source import TarSource, open_shards
 from lit_tune.data.tfds_split import PREFIX
 from lit_tune.errors import ConfigError, DataError, explain
@@ -45,6 +46,7 @@ def open_source(
     caption_field: str | None = None,
     allow_missing: float = 0.0,
     max_samples: int | None = None,
+    subset: Subset | None = None,
 ) -> Source:
     """The source of pairs that `spec` names.
 
@@ -56,12 +58,15 @@ def open_source(
         caption_field: stands in for `data.caption_field` (evaluation sets have their own).
         allow_missing: share of the shards that may be missing or damaged.
         max_samples: use only the first so many pairs.
+        subset: the uid list whose pairs alone are used (`subset.of_config` for the training data).
 
     Raises:
-        ConfigError: the spec or a folder's table is wrong.
+        ConfigError: the spec, a folder's table or the uid list is wrong.
         DataError: shards are missing or damaged, or hold no pair.
     """
     caption_field = data.caption_field if caption_field is None else caption_field
+    if subset is not None:
+        return _open_listed(spec, caption_field, allow_missing, max_samples, subset)
     if spec.startswith(PREFIX):
         from lit_tune.data.tfds_source import TfdsSource  # only here: the package takes a second or more
 
@@ -70,6 +75,30 @@ def open_source(
     if kind == "folder":
         return FolderSource(paths[0], caption_field, spec, max_samples)
     return OPENERS[kind](paths, spec, caption_field, allow_missing, max_samples)
+
+
+def _open_listed(
+    spec: str, caption_field: str, allow_missing: float, max_samples: int | None, subset: Subset
+) -> TarSource:
+    """The source over the listed pairs of tar shards; other kinds of data know no uid lists."""
+    paths = shard_paths(spec)
+    if paths is None:
+        raise ConfigError(explain(spec, expected="tar shards beside a uid list", found="data of another kind",
+                                  do="leave the uid list out"))  # fmt: skip
+    return open_shards(paths, spec, caption_field, allow_missing, max_samples, subset)
+
+
+def shard_paths(spec: str) -> list[Location] | None:
+    """The tar shards that a spec names, in order; None for data of another kind.
+
+    Raises:
+        ConfigError: the spec is wrong.
+        DataError: a pattern that no file matches.
+    """
+    if spec.startswith(PREFIX):
+        return None
+    kind, paths = located(spec)
+    return paths if kind == ".tar" else None
 
 
 def located(spec: str) -> tuple[str, list[Any]]:

@@ -1,6 +1,8 @@
 """Where every picture-caption pair of a tar shard lies: fixed-width records, made in one pass, kept in the cache.
 
-File layout, little-endian: one HEADER, `samples` RECORDs, then all keys as one run of UTF-8 bytes.
+File layout, little-endian: one HEADER, `samples` RECORDs, then all keys, deflated. A record is 50 bytes, a key 2 to 3
+(img2dataset's numbers, or DataComp's UID-J, whose uid is in the record). Keys serve messages and copies, never
+training, so they are unpacked when one is asked for.
 
 Grouping follows what readers of such shards do (webdataset's `group_by_keys`): the key is the name up to the first dot
 of its last part, the rest is the suffix, lower-cased; another key, or a suffix that repeats, starts a new sample. Only
@@ -12,23 +14,24 @@ adds one with faces blurred.
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lit_tune.data import captions, storage
+from lit_tune import files
+from lit_tune.data import captions, packed_keys, storage
+from lit_tune.data.announced import expected_samples
 from lit_tune.data.storage import Location
-from lit_tune.data.tar_walk import CHUNK, USUAL_PADDING, Damage, HashedReader, Member, Walk
+from lit_tune.data.tar_walk import BLOCK, CHUNK, USUAL_PADDING, Damage, HashedReader, Member, Walk
 from lit_tune.errors import DataError, explain
 from lit_tune.paths import cache_dir
 
 MAGIC = b"LTINDEX\0"
-VERSION = 1
+VERSION = 2
 SUFFIXES = ("webp", "jpg", "jpeg", "png")  # of pictures, the winning one first
 COUNTS = (  # why something is not in the index, or is in it but odd; the order is part of the format
     "no_image",  # groups without a picture
@@ -43,12 +46,14 @@ COUNTS = (  # why something is not in the index, or is in it but odd; the order 
 )
 MAX_JSON = 16 << 20  # bytes; a longer .json member is not parsed
 U32_MAX = 0xFFFFFFFF
+LARGEST_SHARD = U32_MAX * BLOCK  # bytes, 2 TiB
 
 RECORD = np.dtype(
-    [("image_offset", "<u8"), ("text_offset", "<u8"), ("json_offset", "<u8")]  # offset 0: no such member
-    + [("image_size", "<u4"), ("text_size", "<u4"), ("json_size", "<u4"), ("key_end", "<u4")]
-    + [("uid_high", "<u8"), ("uid_low", "<u8"), ("digest", "<u8")]  # digest: of picture, caption and json
-    + [("suffix", "u1"), ("format", "u1"), ("unused", "V6")]  # format: index in FORMATS, told by content
+    # Where data starts, in blocks of 512 bytes, as everything in a tar does; 0: no such member.
+    [("image_block", "<u4"), ("text_block", "<u4"), ("json_block", "<u4")]
+    + [("image_size", "<u4"), ("text_size", "<u4"), ("json_size", "<u4")]
+    + [("uid_high", "<u8"), ("uid_low", "<u8"), ("digest", "<u8")]  # both 0: no uid; digest: of all three members
+    + [("suffix", "u1"), ("format", "u1")]  # format: index in FORMATS, told by content
 )
 HEADER = np.dtype(
     [("magic", "S8"), ("version", "<u4"), ("record_size", "<u4"), ("samples", "<u8"), ("key_bytes", "<u8")]
@@ -74,7 +79,7 @@ class Index:
         counts: how often each entry of COUNTS was met.
         damage: why reading stopped early, one line; "" where it did not.
         records: RECORD array, one entry a pair, in file order.
-        keys: all keys as one run of bytes, split by `key_end`.
+        keys: all keys as `packed_keys.pack` makes them.
     """
 
     path: Location
@@ -93,15 +98,20 @@ class Index:
 
     def key(self, i: int) -> str:
         """Key of pair `i`; bytes that are not UTF-8 show as U+FFFD."""
-        start = int(self.records["key_end"][i - 1]) if i else 0
-        return self.keys[start : int(self.records["key_end"][i])].tobytes().decode("utf-8", "replace")
+        key = self._keys.key(i, int(self.records["uid_high"][i]), int(self.records["uid_low"][i]))
+        return key.decode("utf-8", "replace")
+
+    @cached_property
+    def _keys(self) -> packed_keys.Keys:
+        return packed_keys.unpack(self.keys, len(self.records))
 
     def problem(self) -> str:
         """Why this shard cannot be trusted, one line; "" for a whole one."""
         if self.damage:
             return f"{self.damage}, {self.groups} samples before it{self._announced()}"
-        if self.groups < self.expected:
-            return f"{self.groups} samples{self._announced()}"
+        # Odd members make groups that nobody announced, so more groups than announced are fine, more pairs are not.
+        if self.groups < self.expected or 0 <= self.expected < len(self):
+            return f"{max(self.groups, len(self))} samples{self._announced()}"
         # Where a count is announced and met, a long tail of zeros is only generous padding.
         if self.zero_tail > USUAL_PADDING and self.expected < 0:
             return f"a tail of {self.zero_tail} bytes of zeros after {self.groups} samples (and no _stats.json to tell)"
@@ -127,7 +137,7 @@ class _Builder:
         self.counts = dict.fromkeys(COUNTS, 0)
         self.groups = 0
         self.rows: list[tuple] = []
-        self.keys = bytearray()
+        self.keys: list[bytes] = []
         self._key = b""
         self._suffixes: set[str] = set()
         self._parts: dict[str, _Content] = {}
@@ -162,17 +172,17 @@ class _Builder:
 
     def _add_row(self, picture: str, parts: dict[str, _Content]) -> None:
         """Append the record of a complete pair."""
-        self.keys += self._key
+        self.keys.append(self._key)
         absent = _Content(Member(b"", 0, 0, True), b"", b"")
         image, text, meta = parts[picture], parts.get("txt", absent), parts.get("json", absent)
         high, low = self._uid(meta.head) if meta is not absent else (0, 0)
         if self.caption_member == "txt":
             self._count_caption(text)
         digest = hashlib.blake2b(image.digest + text.digest + meta.digest, digest_size=8).digest()
-        offsets = (image.member.offset, text.member.offset, meta.member.offset)
+        blocks = tuple(part.member.offset // BLOCK for part in (image, text, meta))
         sizes = tuple(min(part.member.size, U32_MAX) for part in (image, text, meta))
-        kinds = (SUFFIXES.index(picture), FORMATS.index(image_format(image.head)), b"")
-        self.rows.append((*offsets, *sizes, len(self.keys), high, low, int.from_bytes(digest, "little"), *kinds))
+        kinds = (SUFFIXES.index(picture), FORMATS.index(image_format(image.head)))
+        self.rows.append((*blocks, *sizes, high, low, int.from_bytes(digest, "little"), *kinds))
 
     def _uid(self, raw: bytes) -> tuple[int, int]:
         """The two halves of a DataComp uid (32 hex digits, left-padded), (0, 0) where there is none."""
@@ -238,6 +248,8 @@ def scan(path: Location, caption_member: str = "txt") -> Index:
             reader = HashedReader(file)
             walk = Walk(reader, size)
             try:
+                if size > LARGEST_SHARD:
+                    raise Damage(f"{size} bytes, more than an index can number ({LARGEST_SHARD})")
                 _collect(walk, reader, builder)
                 builder.counts["no_end_marker"] = int(not walk.end_marker)
                 damage = "" if size else "the file is empty (0 bytes)"
@@ -251,7 +263,7 @@ def scan(path: Location, caption_member: str = "txt") -> Index:
     records = np.array(builder.rows, RECORD)
     return Index(
         path, size, sha256, builder.groups, expected_samples(path), walk.zero_tail, builder.counts, damage,
-        records, np.frombuffer(bytes(builder.keys), np.uint8),
+        records, packed_keys.pack(builder.keys, records["uid_high"].tolist(), records["uid_low"].tolist()),
     )  # fmt: skip
 
 
@@ -282,27 +294,6 @@ def _read_content(reader: HashedReader, member: Member, keep: int) -> _Content:
     return _Content(member, digest.digest(), head)
 
 
-def expected_samples(path: Location) -> int:
-    """Samples that `sizes.json` (DataComp) or `NAME_stats.json` (img2dataset) announce for a shard; -1 for neither.
-
-    Raises:
-        DataError: such a file is there but says no number.
-    """
-    sizes, stats = path.with_name("sizes.json"), path.with_name(f"{path.stem}_stats.json")
-    for file, field in ((sizes, path.name), (stats, "successes")):
-        try:
-            value = json.loads(storage.read_beside(file)).get(field)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, AttributeError) as error:
-            raise DataError(
-                explain(str(file), expected="a JSON object with sample counts", found=error, do="mend or remove it")
-            ) from error
-        if isinstance(value, int):
-            return value
-    return -1
-
-
 def save(index: Index, file: Path) -> None:
     """Write an index so that readers see all of it or nothing."""
     header = np.zeros((), HEADER)
@@ -312,15 +303,7 @@ def save(index: Index, file: Path) -> None:
     header["groups"], header["expected"], header["zero_tail"] = index.groups, index.expected, index.zero_tail
     header["counts"] = [index.counts[name] for name in COUNTS]
     header["damage"] = index.damage.encode("utf-8", "replace")[:256]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(header.tobytes() + index.records.tobytes() + index.keys.tobytes())
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    files.write_whole(file, header.tobytes() + index.records.tobytes() + index.keys.tobytes())
 
 
 def load(path: Location, file: Path) -> Index | None:

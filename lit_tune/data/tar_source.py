@@ -9,63 +9,105 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_tune.data import captions as text
+import numpy as np
+
+from lit_tune.data import captions as text, subset as subsets
 from lit_tune.data.address import Address
+from lit_tune.data.packed_keys import uid_digits
 from lit_tune.data.sample import BadSample, Sample
 from lit_tune.data.storage import Location, RandomReader
-from lit_tune.data.tar_index import COUNTS, MAX_JSON, Index, index_file, index_shard, load
+from lit_tune.data.subset import Subset
+from lit_tune.data.tar_index import COUNTS, MAX_JSON, SUFFIXES, Index, index_file, index_shard, load
+from lit_tune.data.tar_walk import BLOCK
 from lit_tune.errors import DataError, explain
 
 OPEN_SHARDS = 128  # held open at a time, two descriptors each; many systems allow 1,024 a process
 INDEX_THREADS = 4
 ADDRESS_THREADS = 32  # each waits for the network most of the time
+SUBSET_COUNTS = (  # of a uid list, beside COUNTS
+    "not_listed",  # pairs that it does not name, those without uid included
+    "without_uid",  # pairs without a uid in their json
+)
 
 log = logging.getLogger(__name__)
 
 
-class _OpenShard:
-    """An open shard and its index; closed when the last thread that reads from it lets go."""
+@dataclass(frozen=True)
+class _Shard:
+    """What a source keeps of a shard: numbers only, since a map of each index would be 100,000 open files.
 
-    def __init__(self, index: Index) -> None:
+    `sha256` is of the shard, `rows_sha256` of the row numbers of a subset ("" for all rows).
+    """
+
+    path: Location
+    sha256: str
+    rows_sha256: str
+    pairs: int
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Pairs `start` to `stop` - 1 of the `pairs` that a source has in one shard."""
+
+    path: Location
+    start: int
+    stop: int
+    pairs: int
+
+
+class _OpenShard:
+    """An open shard and its index; closed when the last thread that reads from it lets go.
+
+    `rows` are the numbers of the pairs in use, None for all.
+    """
+
+    def __init__(self, index: Index, rows: np.ndarray | None) -> None:
         self.index = index
+        self.rows = rows
         self._reader = RandomReader(index.path)
 
     def read(self, record: Any, member: str, limit: int = -1) -> bytes:
         """Data of a record's "image", "text" or "json" member, at most `limit` bytes of it."""
-        size = int(record[f"{member}_size"])
-        return self._reader.read(min(size, limit) if limit >= 0 else size, int(record[f"{member}_offset"]))
+        size, start = int(record[f"{member}_size"]), int(record[f"{member}_block"]) * BLOCK
+        return self._reader.read(min(size, limit) if limit >= 0 else size, start)
 
 
 class TarSource:
     """The pairs of several shards, one after the other in the given order.
 
     Args:
-        indexes: one index a shard.
+        shards: what is known of each.
         caption_field: "txt" for the caption member, else the field of the json member that holds one caption or a list.
         spec: what the user wrote.
         max_samples: use only the first so many pairs; None for all.
+        subset: the uid list whose pairs alone are used; None for all.
 
     Attributes:
         problems: one line for each shard that is missing or damaged, where that was allowed.
     """
 
-    def __init__(self, indexes: Sequence[Index], caption_field: str, spec: str, max_samples: int | None = None) -> None:
+    def __init__(self, shards: Sequence[_Shard], caption_field: str, spec: str, max_samples: int | None = None,
+                 subset: Subset | None = None) -> None:
         self.spec = spec
         self.caption_field = caption_field
+        self.subset = subset
         self.problems: list[str] = []
-        self.shards = [index.path for index in indexes]
-        self.counts = {name: sum(index.counts[name] for index in indexes) for name in COUNTS}
-        # Numbers only: the indexes themselves are mapped again where they are read, in this process or a worker.
-        self._sha256 = [index.sha256 for index in indexes]
-        self._ends = list(itertools.accumulate(len(index) for index in indexes))
-        self._length = min(self._ends[-1], max_samples or self._ends[-1]) if indexes else 0
+        self.shards = [shard.path for shard in shards]
+        names = (*COUNTS, *(SUBSET_COUNTS if subset else ()))
+        self.counts = {name: sum(shard.counts[name] for shard in shards) for name in names}
+        self._sha256 = [(shard.sha256, shard.rows_sha256) for shard in shards]
+        self._ends = list(itertools.accumulate(shard.pairs for shard in shards))
+        self._length = min(self._ends[-1], max_samples or self._ends[-1]) if shards else 0
         # Contents and order, not paths: a data set that was moved is still the same one.
         digest = hashlib.sha256(f"{caption_field}|{self._length}".encode())
-        for index in indexes:
-            digest.update(f"|{index.sha256}|{len(index)}".encode())
+        for shard in shards:
+            rows = f"|{shard.rows_sha256}" if shard.rows_sha256 else ""
+            digest.update(f"|{shard.sha256}|{shard.pairs}{rows}".encode())
         self.fingerprint = digest.hexdigest()
         self._open_again()
 
@@ -88,22 +130,24 @@ class TarSource:
         return self._length
 
     def __getitem__(self, i: int) -> Sample:
-        shard, record, key = self._find(i)
+        shard, place = self._find(i)
+        record = shard.index.records[place]
         captions = self._captions(shard, record)
-        meta = _json(shard, record, strict=self.caption_field != "txt") if record["json_offset"] else {}
-        return Sample(key, shard.read(record, "image"), captions, meta)
+        meta = _json(shard, record, strict=self.caption_field != "txt") if record["json_block"] else {}
+        return Sample(shard.index.key(place), shard.read(record, "image"), captions, meta)
 
     def pair(self, i: int, max_image_bytes: int) -> tuple[bytes, tuple[str, ...]]:
         """Encoded picture and captions of pair `i`; a larger picture is refused unread. Raises BadSample."""
-        shard, record, _ = self._find(i)
+        shard, place = self._find(i)
+        record = shard.index.records[place]
         if record["image_size"] > max_image_bytes:
             raise BadSample("too_many_bytes")
         return shard.read(record, "image"), self._captions(shard, record)
 
     def captions(self, i: int) -> tuple[str, ...]:
         """The usable captions of pair `i`. Raises BadSample."""
-        shard, record, _ = self._find(i)
-        return self._captions(shard, record)
+        shard, place = self._find(i)
+        return self._captions(shard, shard.index.records[place])
 
     def caption_sets(self) -> Iterator[tuple[str, ...]]:
         """The usable captions of every pair in index order, () for a bad one."""
@@ -114,17 +158,49 @@ class TarSource:
                 yield ()
 
     def indexes(self) -> Iterator[Index]:
-        """The index of every shard, in order; with `max_samples` they may hold more pairs than the source."""
+        """The index of every shard, in order; with `max_samples` or a subset they hold more pairs than the source."""
         for number in range(len(self.shards)):
             yield self._shard(number).index
 
     def describe(self, i: int) -> tuple[str, str]:
         """(shard name, key) of pair `i`."""
-        shard, _, key = self._find(i)
-        return shard.index.path.name, key
+        shard, place = self._find(i)
+        return shard.index.path.name, shard.index.key(place)
 
-    def _find(self, i: int) -> tuple[_OpenShard, Any, str]:
-        """The shard that holds pair `i`, its record there and its key."""
+    def members(self, i: int) -> dict[str, bytes]:
+        """{suffix: bytes as they are in the tar} of pair `i`: picture, caption and json, as far as there. BadSample."""
+        shard, place = self._find(i)
+        record = shard.index.records[place]
+        names = (("image", SUFFIXES[record["suffix"]]), ("text", "txt"), ("json", "json"))
+        return {suffix: shard.read(record, member) for member, suffix in names if record[f"{member}_block"]}
+
+    def copy(self, i: int) -> tuple[str, int]:
+        """(uid, which copy) of pair `i`: 32 hex digits, and how many of the pairs before it are the same member."""
+        shard, place = self._find(i)
+        record = shard.index.records[place]
+        earlier = 0
+        while i - earlier - 1 >= 0 and self._find(i - earlier - 1) == (shard, place):  # copies stand side by side
+            earlier += 1
+        return uid_digits(int(record["uid_high"]), int(record["uid_low"])).decode(), earlier
+
+    def shard_pairs(self) -> list[tuple[Location, int]]:
+        """Each shard and how many of its pairs are in use, `max_samples` aside."""
+        starts = [0, *self._ends[:-1]]
+        return [(path, end - start) for path, start, end in zip(self.shards, starts, self._ends, strict=True)]
+
+    def pieces(self, start: int, stop: int) -> list[Piece]:
+        """Where pairs `start` to `stop` - 1 lie, shard by shard."""
+        out, number = [], bisect.bisect_right(self._ends, start)
+        while start < stop:
+            first = self._ends[number - 1] if number else 0
+            end = min(stop, self._ends[number])
+            if start < end:  # an empty shard holds none
+                out.append(Piece(self.shards[number], start - first, end - first, self._ends[number] - first))
+            start, number = end, number + 1
+        return out
+
+    def _find(self, i: int) -> tuple[_OpenShard, int]:
+        """The shard that holds pair `i`, and its number in that shard's index."""
         i = int(i)
         if not 0 <= i < self._length:
             raise IndexError(f"sample {i} of {self._length}")
@@ -132,7 +208,7 @@ class TarSource:
         number = bisect.bisect_right(self._ends, i)
         shard = self._shard(number)
         place = i - (self._ends[number - 1] if number else 0)
-        return shard, shard.index.records[place], shard.index.key(place)
+        return shard, place if shard.rows is None else int(shard.rows[place])
 
     def _shard(self, number: int) -> _OpenShard:
         """Shard `number`, opened; the one unused for longest makes room."""
@@ -151,17 +227,19 @@ class TarSource:
         """Open a shard; refuse one that is no longer what it was when the source was made."""
         path, member = self.shards[number], caption_member(self.caption_field)
         file = self._index_files.get(number) or index_file(path, member)
-        index = load(path, file)
+        index, rows = load(path, file), None
         if index is None:
             index = index_shard(path, member)
-        if index.sha256 != self._sha256[number]:
+        if self.subset is not None:
+            rows = subsets.shard_rows(index, file, self.subset)
+        if (index.sha256, rows.sha256 if rows else "") != self._sha256[number]:
             raise DataError(
-                explain(str(path), expected="the shard as it was at the start", found="another content",
-                        do="never change shards while a run uses them")
+                explain(str(path), expected="the shard and uid list as they were at the start", found="another content",
+                        do="never change them while a run uses them")
             )  # fmt: skip
         if isinstance(path, Address):
             self._index_files[number] = file
-        return _OpenShard(index)
+        return _OpenShard(index, rows.rows if rows else None)
 
     def _captions(self, shard: _OpenShard, record: Any) -> tuple[str, ...]:
         """The usable captions that a record leads to."""
@@ -207,7 +285,8 @@ def _json(shard: _OpenShard, record: Any, strict: bool = False) -> dict[str, Any
 
 
 def open_shards(
-    paths: Sequence[Location], spec: str, caption_field: str, allow_missing: float = 0.0, max_samples: int | None = None
+    paths: Sequence[Location], spec: str, caption_field: str, allow_missing: float = 0.0,
+    max_samples: int | None = None, subset: Subset | None = None,
 ) -> TarSource:
     """The source over tar shards; each is indexed first where the cache does not know it yet.
 
@@ -218,28 +297,31 @@ def open_shards(
         allow_missing: share of the shards that may be missing or damaged; of a damaged one the pairs before the damage
             are used.
         max_samples: use only the first so many pairs.
+        subset: the uid list whose pairs alone are used.
 
     Raises:
+        ConfigError: the uid list is none, or names no pair.
         DataError: too many bad shards (the first is named), or no pair at all.
-    """
+    """  # fmt: skip
+    if subset is not None:
+        subsets.opened(subset)  # a list that cannot be used is told before a shard is read
     threads = ADDRESS_THREADS if any(isinstance(path, Address) for path in paths) else INDEX_THREADS
     with ThreadPoolExecutor(threads) as pool:
-        looked_at = list(pool.map(lambda path: _look(path, caption_field), paths))
+        looked_at = list(pool.map(lambda path: _look(path, caption_field, subset), paths))
     problems = [problem for _, problem in looked_at if problem]
     if len(problems) > allow_missing * len(paths):
         more = f" ({len(problems)} of {len(paths)} shards are bad)" if len(problems) > 1 else ""
         raise DataError(problems[0] + more)
     for problem in problems:
         log.warning("%s", problem)
-    indexes = [index for index, _ in looked_at if index is not None]
-    for index in indexes:
-        if index.counts["no_end_marker"] and not index.problem():
-            log.warning("%s has no end marker: taken as whole with its %d samples", index.path, index.groups)
-    source = TarSource(indexes, caption_field, spec, max_samples)
+    shards = [shard for shard, _ in looked_at if shard is not None]
+    source = TarSource(shards, caption_field, spec, max_samples, subset)
     source.problems = problems
     source.counts["bad_shards"] = len(problems)
     if not len(source) and problems:
         raise DataError(problems[0])
+    if not len(source) and subset is not None and source.counts["not_listed"]:
+        raise subsets.none_found(spec, subset, source.counts)
     if not len(source):
         drops = ", ".join(f"{name} {count}" for name, count in source.counts.items() if count) or "nothing in it"
         raise DataError(
@@ -249,14 +331,27 @@ def open_shards(
     return source
 
 
-def _look(path: Location, caption_field: str) -> tuple[Index | None, str]:
-    """A shard's index and what is wrong with the shard, one line or ""."""
+def _look(path: Location, caption_field: str, subset: Subset | None) -> tuple[_Shard | None, str]:
+    """What a source keeps of a shard and what is wrong with the shard, one line or ""."""
+    member = caption_member(caption_field)
     try:
-        index = index_shard(path, caption_member(caption_field))
+        index = index_shard(path, member)
     except DataError as error:
         return None, str(error)
+    problem = shard_problem(index)
+    if index.counts["no_end_marker"] and not problem:
+        log.warning("%s has no end marker: taken as whole with its %d samples", path, index.groups)
+    if subset is None:
+        return _Shard(path, index.sha256, "", len(index), index.counts), problem
+    rows = subsets.shard_rows(index, index_file(path, member), subset)
+    counts = {"not_listed": len(index) - rows.hits, "without_uid": rows.without_uid}
+    return _Shard(path, index.sha256, rows.sha256, len(rows.rows), index.counts | counts), problem
+
+
+def shard_problem(index: Index) -> str:
+    """One line that names a damaged shard, what is wrong with it and what to do; "" for a whole one."""
     problem = index.problem()
-    if problem:
-        do = "fetch the shard again, or correct the announced count if the shard is whole"
-        problem = explain(str(path), expected="a whole tar shard", found=problem, do=do)
-    return index, problem
+    if not problem:
+        return ""
+    do = "fetch the shard again, or correct the announced count if the shard is whole"
+    return explain(str(index.path), expected="a whole tar shard", found=problem, do=do)
