@@ -36,6 +36,7 @@ from lit_tune import (
 )
 from lit_tune.checkpoint import Checkpointer
 from lit_tune.data.loader import Batches
+from lit_tune.data.order_open import open_order
 from lit_tune.data.sources import open_source
 from lit_tune.evaluation import pages, training as evaluation
 from lit_tune.evaluation.embedding import Stopped
@@ -129,7 +130,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
                 phases.saved_step, state, _ = restored
             step = phases.saved_step
             directory.resume_at(step)
-            batches = Batches(source, text.rows, config, mesh, start_step=step)
+            batches = Batches(source, text.rows, open_order(config, source), config, mesh, start_step=step)
             growth = watch.Growth(read_metrics(directory.path)) if config.vision.init_from else None
             run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, evaluations, meta,
                       state, step, growth, logged=step, skipped=float(jax.device_get(state["skipped"])))
@@ -213,7 +214,7 @@ def look(run: Run, batch: dict, metrics: dict, embeddings: dict) -> Line:
     run.directory.quarantine(run.batches.quarantine.drain())
     return Line(run.step, metrics, _embedding_metrics(embeddings["zimg"], embeddings["ztxt"]), stats, {
         "data/bad_samples": run.batches.quarantine.counts["bad"],
-        "data/batch_digest": run.batches.batch_digest(run.step - 1)})
+        "data/batch_digest": run.batches.order.batch_digest(run.step - 1)})
 
 
 def write_line(run: Run, writer: MetricWriter, clock: Throughput) -> None:
