@@ -141,6 +141,7 @@ def data() -> ConfigDict:
     c.train = ""  # shards ("{00000..00099}.tar", a glob, a folder of tars), a folder of pictures with captions.csv or
     # captions.jsonl, or "emoji:train" (the shipped pairs; "emoji:dev/train" is their development split)
     c.caption_field = "txt"  # txt: the .txt member; else a field of the .json member: a string or a list of strings
+    c.shard_window = 0  # shards read at a time, for object stores; 0: samples of all shards mixed (docs/data-order.md)
     c.policy = "clean"  # clean | reference: how alpha, 16-bit grey and EXIF are treated, decisions in docs/data.md
     c.resize = "shortest"  # evaluation: shortest side to image_size then centre crop, or squash
     c.mean = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP, RGB in [0, 1]

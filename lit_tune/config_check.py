@@ -48,7 +48,7 @@ RANGES = {
     "data.flip": "[0, 1]", "data.color_jitter": "[0, 1]", "data.grayscale": "[0, 1]", "data.rotate": "[0, 180]",
     "data.workers": "[0, inf)", "data.threads": "[1, inf)", "data.prefetch": "[1, inf)",
     "data.cache_decoded_mib": "[0, inf)", "data.max_image_mib": "[1, inf)", "data.max_pixels": "[1, inf)",
-    "data.max_bad_fraction": "[0, 1]",
+    "data.max_bad_fraction": "[0, 1]", "data.shard_window": "[0, inf)",
     "eval.every": "[0, inf)", "eval.tasks_every": "[0, inf)",
     "eval.batch": "[1, inf)", "checkpoint.every": "[1, inf)", "checkpoint.keep": "[1, inf)",
     "log.every": "[1, inf)", "log.block_stats_steps": "[0, inf)",

@@ -354,6 +354,8 @@ def test_a_vanished_shard_ends_the_run(config, tmp_path):
     path.write_bytes(Path(config.data.train).read_bytes())
     source = sources.open_source(str(path), config.data)
     path.unlink()
-    with Batches(source, Words(), open_order(config, source), config, make_mesh(1)) as batches, pytest.raises(DataError, match="no such file"):
+    planned = open_order(config, source)
+    with (Batches(source, Words(), planned, config, make_mesh(1)) as batches,
+          pytest.raises(DataError, match="no such file")):
         next(batches)
     assert tar_index.VERSION == 1

@@ -125,6 +125,11 @@ class TarSource:
         shard, _, key = self._find(i)
         return shard.index.path.name, key
 
+    def shard_pairs(self) -> list[tuple[Path, int]]:
+        """Each shard and how many of its pairs are in use, `max_samples` aside."""
+        starts = [0, *self._ends[:-1]]
+        return [(path, end - start) for path, start, end in zip(self.shards, starts, self._ends, strict=True)]
+
     def _find(self, i: int) -> tuple[_OpenShard, Any, str]:
         """The shard that holds pair `i`, its record there and its key."""
         i = int(i)
