@@ -140,6 +140,7 @@ def data() -> ConfigDict:
     c = ConfigDict()
     c.train = ""  # shards ("{00000..00099}.tar", a glob, a folder of tars), a folder of pictures with captions.csv or
     # captions.jsonl, or "emoji:train" (the shipped pairs; "emoji:dev/train" is their development split)
+    c.mix = ()  # "weight=shards or folder" each, weights like 0.7 or 1/3 that add up to 1, in place of `train`
     c.caption_field = "txt"  # txt: the .txt member; else a field of the .json member: a string or a list of strings
     c.shard_window = 0  # shards read at a time, for object stores; 0: samples of all shards mixed (docs/data-order.md)
     c.policy = "clean"  # clean | reference: how alpha, 16-bit grey and EXIF are treated, decisions in docs/data.md

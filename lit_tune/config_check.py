@@ -1,7 +1,9 @@
 """What can be refused about a config before jax is imported, a shard opened or anything compiled."""
 
+import math
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,7 @@ def check(config: ConfigDict, *, files: bool = True) -> None:
     _check_text_and_loss(config)
     _check_steps(config)
     _check_pictures(config.data)
+    _check_mix(config.data)
     _check_evaluation(config.eval)
     if files:
         _check_files(config)
@@ -237,6 +240,26 @@ def _check_pictures(data: ConfigDict) -> None:
         _require(low <= high, f"data.{key}", "(low, high) with low <= high", data[key], f"use ({high}, {low})")
 
 
+def _check_mix(data: ConfigDict) -> None:
+    """The parts of a mixture are named once each, with weights that are positive and add up to 1."""
+    if not data.mix:
+        return
+    _require(not data.train, "data.train", "'' beside data.mix", data.train, "add --config.data.train='', or drop mix")
+    weights, specs = [], []
+    for entry in data.mix:
+        weight, _, spec = entry.partition("=")
+        number = re.fullmatch(r"\d+/\d*[1-9]\d*|\d+(\.\d*)?|\.\d+", weight) is not None
+        _require(number and bool(spec), "data.mix", "weight=shards or folder", entry, "for example 0.7=DIR")
+        weights.append(Fraction(weight))
+        specs.append(spec)
+        _require(weights[-1] > 0, "data.mix", "weights above 0", entry, "leave the part out")
+    _require(len(set(specs)) == len(specs), "data.mix", "each part once", specs, "add up the weights of equal parts")
+    _require(sum(weights) == 1, "data.mix", "weights that add up to 1", f"{float(sum(weights)):.6g}",
+             "change one; a third is written 1/3")
+    common = math.lcm(*(weight.denominator for weight in weights))
+    _require(common <= 2**30, "data.mix", "weights with a common denominator up to 2**30", common, "round them")
+
+
 def _check_evaluation(evaluation: ConfigDict) -> None:
     """Sets have names, prompts a place for the class, and the metric to keep by is one of a set."""
     sets = [entry.partition("=") for entry in evaluation.sets]
@@ -276,9 +299,11 @@ def _check_files(config: ConfigDict) -> None:
 
     Shards are looked at closely where they are opened; here only what a mistyped command line would get wrong.
     """
-    _require(bool(config.data.train), "data.train", "shards or a folder", "''",
+    mix = config.data.mix
+    _require(bool(config.data.train or mix), "data.train", "shards or a folder", "''",
              "add --config.data.train=FOLDER_OR_SHARDS")
-    _check_source(config.data.train, "data.train")
+    for key, spec in [("data.mix", entry.partition("=")[2]) for entry in mix] or [("data.train", config.data.train)]:
+        _check_source(spec, key)
     for entry in config.eval.sets:
         _check_source(entry.partition("=")[2], "eval.sets")
     start = config.vision.init_from

@@ -36,8 +36,8 @@ from lit_tune import (
 )
 from lit_tune.checkpoint import Checkpointer
 from lit_tune.data.loader import Batches
+from lit_tune.data.mixture import open_train
 from lit_tune.data.order_open import open_order
-from lit_tune.data.sources import open_source
 from lit_tune.evaluation import pages, training as evaluation
 from lit_tune.evaluation.embedding import Stopped
 from lit_tune.evaluation.sets import weights_to_evaluate
@@ -100,7 +100,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
     config_lib.check_devices(config, jax.device_count(), jax.process_count())
 
     # Pairs, and the directory that only one run at a time may write.
-    source = open_source(config.data.train, config.data, max_samples=flags.max_samples)
+    source = open_train(config.data, max_samples=flags.max_samples)
     facts = {"train": source.fingerprint}
     with RunDir.open(flags.workdir, config_lib.to_json(config), data=facts,
                      extend=flags.extend) as directory:

@@ -5,7 +5,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from lit_tune.data.mixture import MixedSource, parse
 from lit_tune.data.order import Order, PlainOrder
+from lit_tune.data.order_mix import MixedOrder, part_seed
 from lit_tune.data.order_window import WindowOrder
 from lit_tune.data.sample import Source
 from lit_tune.errors import ConfigError, explain
@@ -30,6 +32,11 @@ def open_order(config: Any, source: Source) -> Order:
     Raises:
         ConfigError: config.data asks for an order that the source does not allow.
     """
+    if isinstance(source, MixedSource):
+        parts = tuple(_of_one(config, part, part_seed(config.seed, number))
+                      for number, part in enumerate(source.parts))
+        weights = tuple(weight for weight, _ in parse(config.data.mix))
+        return MixedOrder(len(source), config.seed, config.global_batch, parts, weights)
     return _of_one(config, source, config.seed)
 
 
