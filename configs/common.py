@@ -143,6 +143,8 @@ def data() -> ConfigDict:
     c.mix = ()  # "weight=shards or folder" each, weights like 0.7 or 1/3 that add up to 1, in place of `train`
     c.caption_field = "txt"  # txt: the .txt member; else a field of the .json member: a string or a list of strings
     c.shard_window = 0  # shards read at a time, for object stores; 0: samples of all shards mixed (docs/data-order.md)
+    c.hard_share = 0.0  # of each batch's rows, drawn from captions that are alike (cached text only), in [0, 1)
+    c.hard_clusters = 0  # groups of captions for that; 0: the square root of the number of pairs, at most 1,024
     c.policy = "clean"  # clean | reference: how alpha, 16-bit grey and EXIF are treated, decisions in docs/data.md
     c.resize = "shortest"  # evaluation: shortest side to image_size then centre crop, or squash
     c.mean = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP, RGB in [0, 1]

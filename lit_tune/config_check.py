@@ -51,6 +51,7 @@ RANGES = {
     "data.workers": "[0, inf)", "data.threads": "[1, inf)", "data.prefetch": "[1, inf)",
     "data.cache_decoded_mib": "[0, inf)", "data.max_image_mib": "[1, inf)", "data.max_pixels": "[1, inf)",
     "data.max_bad_fraction": "[0, 1]", "data.shard_window": "[0, inf)",
+    "data.hard_share": "[0, 1)", "data.hard_clusters": "[0, 65536]",
     "eval.every": "[0, inf)", "eval.tasks_every": "[0, inf)",
     "eval.batch": "[1, inf)", "checkpoint.every": "[1, inf)", "checkpoint.keep": "[1, inf)",
     "log.every": "[1, inf)", "log.block_stats_steps": "[0, inf)",
@@ -91,6 +92,7 @@ def check(config: ConfigDict, *, files: bool = True) -> None:
     _check_steps(config)
     _check_pictures(config.data)
     _check_mix(config.data)
+    _check_hard(config)
     _check_evaluation(config.eval)
     if files:
         _check_files(config)
@@ -258,6 +260,23 @@ def _check_mix(data: ConfigDict) -> None:
              "change one; a third is written 1/3")
     common = math.lcm(*(weight.denominator for weight in weights))
     _require(common <= 2**30, "data.mix", "weights with a common denominator up to 2**30", common, "round them")
+
+
+def _check_hard(config: ConfigDict) -> None:
+    """Hard batches: what they need, and the orders that they do not go with."""
+    data, share = config.data, config.data.hard_share
+    _require(share > 0 or not data.hard_clusters, "data.hard_clusters", "0 where data.hard_share is 0",
+             data.hard_clusters, "leave it out")
+    if share == 0:
+        return
+    _require(config.text.source == "cached", "data.hard_share", "0 where text.source is live", share,
+             "set text.source=cached")
+    _require(not data.mix and not data.shard_window, "data.hard_share", "0 with data.mix or data.shard_window", share,
+             "use one of them")
+    _require(config.loss.mask_equal_captions, "loss.mask_equal_captions",
+             "true with data.hard_share: neighbours often have equal captions", False, "set it")
+    _require(0 < round(share * config.global_batch) < config.global_batch, "data.hard_share",
+             f"at least one row of {config.global_batch}, not all", share, "change it")
 
 
 def _check_evaluation(evaluation: ConfigDict) -> None:

@@ -12,8 +12,11 @@ Generators", OOPSLA 2014).
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from lit_tune.errors import ConfigError, explain
 
 ROUNDS = 6
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the step of SplitMix64
@@ -130,6 +133,21 @@ class Order(ABC):
     def fingerprint(self) -> str:
         """What decides the order beside the config and the data: "" unless something that was computed once."""
         return ""
+
+    def check_same(self, saved: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another order.
+
+        Args:
+            saved: the checkpoint's meta; "order" is the fingerprint.
+
+        Raises:
+            ConfigError: what was computed once for the order was computed again, with another result.
+        """
+        found = saved.get("order", "")
+        if found != self.fingerprint:
+            raise ConfigError(explain("groups of captions", expected=f"{found[:16]}, those of the checkpoint",
+                                      found=self.fingerprint[:16],
+                                      do="bring LIT_TUNE_CACHE/text-clusters from the machine that began the run"))
 
     def substitute(self, position: int, attempt: int) -> int:
         """Index of the sample that stands in at `position` after `attempt` (1, 2, ...) samples there were bad."""
