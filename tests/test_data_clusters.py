@@ -182,7 +182,7 @@ def test_samples_are_visited_as_often_as_rates_say(cache):
     visits = np.bincount(order.locate(np.arange(steps * B, dtype=np.uint64)), minlength=len(cache)) / steps
     for group, (start, stop) in enumerate(zip(order.clusters.starts[:-1], order.clusters.starts[1:], strict=True)):
         own = visits[np.asarray(order.clusters.members[start:stop])]
-        assert own.mean() == pytest.approx(rates[group], rel=0.005)
+        assert own.mean() == pytest.approx(rates[group], rel=0.05)
         assert np.abs(own - rates[group]).max() < 5 * np.sqrt((rates[group] - 12 / N) / steps)  # 5 standard deviations
     assert visits[8] == pytest.approx(12 / len(cache), rel=0.01)
 

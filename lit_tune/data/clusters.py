@@ -57,21 +57,21 @@ class Clusters:
     starts: np.ndarray = field(compare=False)
     nearest: np.ndarray = field(compare=False)
 
-    @classmethod
-    def open(cls, folder: Path) -> "Clusters":
-        """The groups in a folder that `open_or_build` has looked at."""
-        facts = json.loads((folder / "clusters.json").read_text())
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS]
-        return cls(_digest(facts["files"]), folder, *arrays)
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by name: a worker process maps the files itself."""
-        return Clusters.open, (self.folder,)
+        return read, (self.folder,)
 
     @property
     def sizes(self) -> np.ndarray:
         """Samples of each group, int64 (k,)."""
         return np.diff(self.starts)
+
+
+def read(folder: Path) -> Clusters:
+    """The groups in a folder that `open_or_build` has looked at."""
+    facts = json.loads((folder / "clusters.json").read_text())
+    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS]
+    return Clusters(_digest(facts["files"]), folder, *arrays)
 
 
 def open_or_build(cache: TextVectors, count: int, seed: int) -> Clusters:
@@ -93,7 +93,7 @@ def open_or_build(cache: TextVectors, count: int, seed: int) -> Clusters:
         with fetch.lock(folder):
             if not _usable(folder):  # nobody made it while this process waited for the lock
                 _build(cache, want, folder)
-    return Clusters.open(folder)
+    return read(folder)
 
 
 def _digest(facts: dict[str, Any]) -> str:
