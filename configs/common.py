@@ -140,11 +140,15 @@ def data() -> ConfigDict:
     c = ConfigDict()
     c.train = ""  # shards ("{00000..00099}.tar", a glob, a folder of tars), a folder of pictures with captions.csv or
     # captions.jsonl, or "emoji:train" (the shipped pairs; "emoji:dev/train" is their development split)
+    c.mix = ()  # "weight=shards or folder" each, weights like 0.7 or 1/3 that add up to 1, in place of `train`
     c.caption_field = "txt"  # txt: the .txt member; else a field of the .json member: a string or a list of strings
-    c.captions = "random"  # random | first | joined: which of a picture's several captions a visit takes; joined: all of
-    # them as one text (live text only)
+    c.captions = "random"  # random | first | joined: which of a picture's several captions a visit takes; joined: all
+    # of them as one text (live text only)
     c.uid_list = ""  # use only the pairs of shards whose uid it names (docs/data-shards.md); "": all pairs
     c.uid_repeats = "multiplicity"  # once | multiplicity: a uid that the list names n times is one sample, or n
+    c.shard_window = 0  # shards read at a time, for object stores; 0: samples of all shards mixed (docs/data-order.md)
+    c.hard_share = 0.0  # of each batch's rows, drawn from captions that are alike (cached text only), in [0, 1)
+    c.hard_clusters = 0  # groups of captions for that; 0: the square root of the number of pairs, at most 1,024
     c.policy = "clean"  # clean | reference: how alpha, 16-bit grey and EXIF are treated, decisions in docs/data.md
     c.resize = "shortest"  # evaluation: shortest side to image_size then centre crop, or squash
     c.mean = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP, RGB in [0, 1]

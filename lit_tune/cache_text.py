@@ -9,8 +9,7 @@ if __name__ == "__main__":
     cli.answer_help("cache_text")  # before anything below imports jax
 
 from lit_tune import config as config_lib  # noqa: E402
-from lit_tune.data import subset  # noqa: E402
-from lit_tune.data.sources import open_source  # noqa: E402
+from lit_tune.data.mixture import open_train  # noqa: E402
 from lit_tune.flags import CacheTextFlags  # noqa: E402
 from lit_tune.text import weights  # noqa: E402
 from lit_tune.text.cache import open_or_build  # noqa: E402
@@ -22,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     flags: CacheTextFlags = config_lib.parse(argv, "cache_text")
     config = flags.config
     config_lib.check(config)
-    source = open_source(config.data.train, config.data, subset=subset.of_config(config.data))
+    source = open_train(config.data)
     encoder = TextEncoder.from_files(weights.find(config.text), config.text)
     cache = open_or_build(source, encoder, flags.out)
     counts = cache.info["counts"]

@@ -1,7 +1,9 @@
 """What can be refused about a config before jax is imported, a shard opened or anything compiled."""
 
+import math
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ RANGES = {
     "data.workers": "[0, inf)", "data.threads": "[1, inf)", "data.prefetch": "[1, inf)",
     "data.cache_decoded_mib": "[0, inf)", "data.max_image_mib": "[1, inf)", "data.max_pixels": "[1, inf)",
     "data.max_bad_fraction": "[0, 1]", "data.max_aspect": "[0, inf)", "data.canvas": "[1, 4096]",
+    "data.shard_window": "[0, inf)", "data.hard_share": "[0, 1)", "data.hard_clusters": "[0, 65536]",
     "eval.every": "[0, inf)", "eval.tasks_every": "[0, inf)",
     "eval.batch": "[1, inf)", "checkpoint.every": "[1, inf)", "checkpoint.keep": "[1, inf)",
     "log.every": "[1, inf)", "log.block_stats_steps": "[0, inf)",
@@ -93,6 +96,8 @@ def check(config: ConfigDict, *, files: bool = True) -> None:
     _check_pictures(config.data, config.vision.image_size)
     _require(config.data.captions != "joined" or config.text.source == "live", "data.captions",
              "random or first where text.source is cached", "joined", "set text.source=live")
+    _check_mix(config.data)
+    _check_hard(config)
     _check_evaluation(config.eval)
     if files:
         _check_files(config)
@@ -249,6 +254,43 @@ def _check_pictures(data: ConfigDict, image_size: tuple[int, int]) -> None:
                  "leave it out, or set data.resize_on=host")
 
 
+def _check_mix(data: ConfigDict) -> None:
+    """The parts of a mixture are named once each, with weights that are positive and add up to 1."""
+    if not data.mix:
+        return
+    _require(not data.train, "data.train", "'' beside data.mix", data.train, "add --config.data.train='', or drop mix")
+    weights, specs = [], []
+    for entry in data.mix:
+        weight, _, spec = entry.partition("=")
+        number = re.fullmatch(r"\d+/\d*[1-9]\d*|\d+(\.\d*)?|\.\d+", weight) is not None
+        _require(number and bool(spec), "data.mix", "weight=shards or folder", entry, "for example 0.7=DIR")
+        weights.append(Fraction(weight))
+        specs.append(spec)
+        _require(weights[-1] > 0, "data.mix", "weights above 0", entry, "leave the part out")
+    _require(len(set(specs)) == len(specs), "data.mix", "each part once", specs, "add up the weights of equal parts")
+    _require(sum(weights) == 1, "data.mix", "weights that add up to 1", f"{float(sum(weights)):.6g}",
+             "change one; a third is written 1/3")
+    common = math.lcm(*(weight.denominator for weight in weights))
+    _require(common <= 100_000, "data.mix", "weights with a common denominator up to 100,000", common, "round them")
+
+
+def _check_hard(config: ConfigDict) -> None:
+    """Hard batches: what they need, and the orders that they do not go with."""
+    data, share = config.data, config.data.hard_share
+    _require(share > 0 or not data.hard_clusters, "data.hard_clusters", "0 where data.hard_share is 0",
+             data.hard_clusters, "leave it out")
+    if share == 0:
+        return
+    _require(config.text.source == "cached", "data.hard_share", "0 where text.source is live", share,
+             "set text.source=cached")
+    _require(not data.mix and not data.shard_window, "data.hard_share", "0 with data.mix or data.shard_window", share,
+             "use one of them")
+    _require(config.loss.mask_equal_captions, "loss.mask_equal_captions",
+             "true with data.hard_share: neighbours often have equal captions", False, "set it")
+    _require(0 < round(share * config.global_batch) < config.global_batch, "data.hard_share",
+             f"at least one row of {config.global_batch}, not all", share, "change it")
+
+
 def _check_evaluation(evaluation: ConfigDict) -> None:
     """Sets have names, prompts a place for the class, and the metric to keep by is one of a set."""
     sets = [entry.partition("=") for entry in evaluation.sets]
@@ -288,9 +330,11 @@ def _check_files(config: ConfigDict) -> None:
 
     Shards are looked at closely where they are opened; here only what a mistyped command line would get wrong.
     """
-    _require(bool(config.data.train), "data.train", "shards or a folder", "''",
+    mix = config.data.mix
+    _require(bool(config.data.train or mix), "data.train", "shards or a folder", "''",
              "add --config.data.train=FOLDER_OR_SHARDS")
-    _check_source(config.data.train, "data.train")
+    for key, spec in [("data.mix", entry.partition("=")[2]) for entry in mix] or [("data.train", config.data.train)]:
+        _check_source(spec, key)
     listed = config.data.uid_list
     _require(not listed or Path(listed).expanduser().is_file(), "data.uid_list", "a file of uids", listed,
              "check the path")

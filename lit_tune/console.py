@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lit_tune import __version__, evals, optim, tree
+from lit_tune.data import mixture
 from lit_tune.data.sources import Source
 from lit_tune.step import Built, split_frozen
 
@@ -46,6 +47,10 @@ def print_facts(config: ConfigDict, built: Built, source: Source, text_facts: st
         f"mesh {dict(built.shardings[0]['step'].mesh.shape)}")
     left_out = ", ".join(f"{count:,} {kind}" for kind, count in source.counts.items() if count)
     say(f"data      {len(source):,} pairs from {source.spec}{f'; left out or noted: {left_out}' if left_out else ''}")
+    parts = source.parts if isinstance(source, mixture.MixedSource) else ()
+    for (weight, spec), part in zip(mixture.parse(config.data.mix), parts, strict=True):
+        visits = float(weight) * config.total_steps * config.global_batch
+        say(f"mix       {float(weight):.4g} from {spec}: {len(part):,} pairs, {visits / len(part):.4g} epochs of them")
     say(f"text      {text_facts}, frozen" + (f", {tree.count(text_params):,} parameters live" if text_params else ""))
     height, width = vision.image_size
     say(f"image     {vision.family} {height}x{width} patch {vision.patch_size}, width {vision.width}, "

@@ -23,8 +23,8 @@ from lit_tune import (
     tower,
 )
 from lit_tune.comparing import page as comparison, rows, systems as compared, text
-from lit_tune.data import subset
-from lit_tune.data.sources import Source, open_source
+from lit_tune.data.mixture import open_train
+from lit_tune.data.sources import Source
 from lit_tune.evaldata import names as texts
 from lit_tune.evals import aggregate, tables
 from lit_tune.evals.results import FILE, Result
@@ -211,7 +211,7 @@ def _say_where(folder: Path, results: Sequence[Result]) -> None:
 def _training_pairs(config: ConfigDict) -> Source | None:
     """The pairs of the run, for the pixel floor; None, with a line, where they are not on this machine."""
     try:
-        return open_source(config.data.train, config.data, subset=subset.of_config(config.data))
+        return open_train(config.data)
     except errors.LitTuneError as error:
         console.say(f"no pixel floor: {error}")
         return None

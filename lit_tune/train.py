@@ -35,9 +35,9 @@ from lit_tune import (
     watch,
 )
 from lit_tune.checkpoint import Checkpointer
-from lit_tune.data import subset
 from lit_tune.data.loader import Batches
-from lit_tune.data.sources import open_source
+from lit_tune.data.mixture import open_train
+from lit_tune.data.order_open import open_order
 from lit_tune.evaluation import pages, training as evaluation
 from lit_tune.evaluation.embedding import Stopped
 from lit_tune.evaluation.sets import weights_to_evaluate
@@ -48,6 +48,7 @@ from lit_tune.rundir import RunDir, read_eval, read_metrics
 from lit_tune.step import Built, build_step
 from lit_tune.text.provider import Text, open_text
 
+ORDER_S = 6 * 3600.0  # seconds that processes wait for each other's groups of captions
 AHEAD = 2  # steps given to the devices before the first of them is done: they never wait for the next
 
 
@@ -100,8 +101,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
     config_lib.check_devices(config, jax.device_count(), jax.process_count())
 
     # Pairs, and the directory that only one run at a time may write.
-    source = open_source(config.data.train, config.data, max_samples=flags.max_samples,
-                         subset=subset.of_config(config.data))
+    source = open_train(config.data, max_samples=flags.max_samples)
     facts = {"train": source.fingerprint}
     with RunDir.open(flags.workdir, config_lib.to_json(config), data=facts,
                      extend=flags.extend) as directory:
@@ -112,11 +112,15 @@ def train(flags: TrainFlags, phases: Phases) -> int:
 
         # The frozen text tower: its vectors for every caption, computed once, or its weights for the step.
         text = open_text(config, source)
+        order = open_order(config, source, text.rows)
+        if order.fingerprint:  # computed on each machine; one may take much longer than another
+            distributed.agree({"groups of captions": order.fingerprint}, timeout=ORDER_S)
         evaluations = evaluation.prepare(config, mesh, text.encoder, source)
         nan_at = flags.debug_fault[1] if flags.debug_fault else -1  # nan is the only kind; it takes all processes
         built = build_step(config, mesh, skip_batches=flags.skip_batches or (0, 0), nan_at=nan_at)
         meta = {"config": config_lib.resolved(config), "config_hash": directory.config_hash, "data": facts,
-                "vision_tower": description.of_run(config), "text_tower": text.encoder.description}
+                "order": order.fingerprint, "vision_tower": description.of_run(config),
+                "text_tower": text.encoder.description}
 
         with Checkpointer(directory.checkpoints, keep=config.checkpoint.keep,
                           best_metric=config.eval.best_metric) as checkpoints:
@@ -128,10 +132,11 @@ def train(flags: TrainFlags, phases: Phases) -> int:
                     state = start_from(state, warm_start.load_vision_params(
                         config.vision.init_from, built.image_tower, config.vision.init_resample))
             else:
-                phases.saved_step, state, _ = restored
+                phases.saved_step, state, saved = restored
+                order.check_same(saved)
             step = phases.saved_step
             directory.resume_at(step)
-            batches = Batches(source, text.rows, config, mesh, start_step=step)
+            batches = Batches(source, text.rows, order, config, mesh, start_step=step)
             growth = watch.Growth(read_metrics(directory.path)) if config.vision.init_from else None
             run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, evaluations, meta,
                       state, step, growth, logged=step, skipped=float(jax.device_get(state["skipped"])))
@@ -214,7 +219,7 @@ def look(run: Run, batch: dict, metrics: dict, embeddings: dict) -> Line:
         stats = watch.block_stats(run.built, run.state["params"]["image"], batch, run.config)
     run.directory.quarantine(run.batches.quarantine.drain())
     return Line(run.step, metrics, _embedding_metrics(embeddings["zimg"], embeddings["ztxt"]), stats, {
-        **run.batches.quarantine.metrics(), "data/batch_digest": run.batches.batch_digest(run.step - 1)})
+        **run.batches.quarantine.metrics(), "data/batch_digest": run.batches.order.batch_digest(run.step - 1)})
 
 
 def write_line(run: Run, writer: MetricWriter, clock: Throughput) -> None:

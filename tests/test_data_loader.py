@@ -18,6 +18,8 @@ from lit_tune.configs import common
 from lit_tune.data import captions, order, sources, tar_index, transforms
 from lit_tune.data.examples import TRIES, HostBatches, PictureCache, Recipe
 from lit_tune.data.loader import Batches, own_rows
+from lit_tune.data.order import PlainOrder
+from lit_tune.data.order_open import open_order
 from lit_tune.data.quarantine import Quarantine
 from lit_tune.data.sample import KINDS
 from lit_tune.data.text_rows import CachedText, TokenText
@@ -97,7 +99,7 @@ def make_mesh(devices: int, fsdp: int = 1, tensor: int = 1):
 def run(config, mesh, start=0, steps=None, text=None):
     """(batches as numpy, quarantine lines, counts) of a run's loader."""
     source = sources.open_source(config.data.train, config.data)
-    with Batches(source, text or Words(), config, mesh, start) as batches:
+    with Batches(source, text or Words(), open_order(config, source), config, mesh, start) as batches:
         got = []
         for batch in batches:
             got.append({name: np.asarray(array) for name, array in batch.items()})
@@ -122,7 +124,8 @@ def test_batches_are_equal_on_one_and_on_eight_devices_however_the_mesh_is_cut(c
 
 def test_arrays_are_cut_over_data_and_fsdp(config):
     mesh = make_mesh(8, fsdp=2, tensor=2)
-    with Batches(sources.open_source(config.data.train, config.data), Words(), config, mesh) as batches:
+    source = sources.open_source(config.data.train, config.data)
+    with Batches(source, Words(), open_order(config, source), config, mesh) as batches:
         batch = next(batches)
         assert batches.step == 1 and batches.take_wait() > 0 and batches.take_wait() == 0
     for array in batch.values():
@@ -144,14 +147,14 @@ def test_any_start_step_continues_the_same_run(config):
 def test_rows_hold_the_planned_samples_and_substitutes_of_the_bad_ones(config):
     got, lines, counts = run(config, make_mesh(4))
     source = sources.open_source(config.data.train, config.data)
-    bad = 0
+    plain, bad = PlainOrder(N, config.seed, B), 0
     for step, batch in enumerate(got):
-        planned = order.planned_ids(step, B, N, config.seed)
+        planned = plain.planned_ids(step)
         for row, index in enumerate(planned.tolist()):
             attempt = 0
             while index in BAD:
                 attempt, bad = attempt + 1, bad + 1
-                index = order.substitute(config.seed, step * B + row, attempt, N)
+                index = plain.substitute(step * B + row, attempt)
             assert batch["caption_id"][row, 0] == index == batch["ztxt"][row, 0]
     kinds = {5: "empty_image", 11: "unknown_format", 20: "undecodable", 30: "short_caption"}
     assert {line["index"]: line["kind"] for line in lines} == kinds and len(lines) == 4
@@ -163,20 +166,21 @@ def test_rows_hold_the_planned_samples_and_substitutes_of_the_bad_ones(config):
 
 def test_epochs_hold_every_sample_once(config):
     config.total_steps = 40
-    planned = np.concatenate([order.planned_ids(step, B, N, 4) for step in range(40)])
+    planned = np.concatenate([PlainOrder(N, 4, B).planned_ids(step) for step in range(40)])
     for epoch in range(17):
         assert sorted(planned[epoch * N : (epoch + 1) * N].tolist()) == list(range(N))
-    with Batches(sources.open_source(config.data.train, config.data), Words(), config, make_mesh(1)) as batches:
-        assert np.array_equal(batches.planned_ids(3), planned[3 * B : 4 * B])
-        assert batches.batch_digest(3) == order.batch_digest(3, B, N, 4)
+    opened = open_order(config, sources.open_source(config.data.train, config.data))
+    assert opened == PlainOrder(N, config.seed, B)
+    assert np.array_equal(opened.planned_ids(3), planned[3 * B : 4 * B])
 
 
 def test_hosts_that_make_a_part_each_make_the_whole_together(config):
     source = sources.open_source(config.data.train, config.data)
-    whole = HostBatches(source, Words(), Recipe.of(config), np.arange(B))(5)
+    planned = open_order(config, source)
+    whole = HostBatches(source, Words(), planned, Recipe.of(config), np.arange(B))(5)
     for hosts in (2, 4):
         parts = [
-            HostBatches(source, Words(), Recipe.of(config), rows)(5) for rows in np.split(np.arange(B), hosts)
+            HostBatches(source, Words(), planned, Recipe.of(config), rows)(5) for rows in np.split(np.arange(B), hosts)
         ]
         assert all(np.array_equal(whole[name], np.concatenate([part[name] for part in parts])) for name in whole)
     mesh = make_mesh(8, fsdp=2, tensor=2)
@@ -249,7 +253,8 @@ def test_captions_are_drawn_or_the_first_or_all_of_them(config, tmp_path):
 
     def choices(rule: str) -> list[int]:
         config.data.captions = rule
-        return HostBatches(source, Words(), Recipe.of(config), np.arange(B))(0)["caption_id"][:, 1].tolist()
+        planned = open_order(config, source)
+        return HostBatches(source, Words(), planned, Recipe.of(config), np.arange(B))(0)["caption_id"][:, 1].tolist()
 
     assert set(choices("random")) == {0, 1, 2} and set(choices("first")) == {0} == set(choices("joined"))
 
@@ -325,7 +330,7 @@ def test_extra_negatives_join_as_many_as_there_are(config):
     assert got[0]["extra_ztxt"].shape == (2, 3) and got[0]["extra_caption_id"].dtype == np.uint32
     config.loss.extra_negatives = 3
     with pytest.raises(ConfigError, match="extra_negatives.*multiple of 2"):
-        Batches(source, Both(), config, make_mesh(2))
+        Batches(source, Both(), open_order(config, source), config, make_mesh(2))
 
 
 class Numbered(Words):
@@ -342,25 +347,26 @@ class Numbered(Words):
 def test_the_bank_of_a_step_holds_the_texts_planned_before_it(config, devices):
     config.loss.text_bank, config.loss.mask_equal_captions, config.total_steps = 2, True, 6
     source = sources.open_source(config.data.train, config.data)
-    with Batches(source, Numbered(), config, make_mesh(devices), start_step=3) as batches:
+    with Batches(source, Numbered(), open_order(config, source), config, make_mesh(devices), start_step=3) as batches:
         got = jax.device_get(next(batches))
     assert got["bank_ztxt"].shape == (2 * B, 2) and np.array_equal(got["bank_caption_id"], got["bank_ztxt"])
+    plain = PlainOrder(N, config.seed, B)
     for back in (0, 1):
         rows = got["bank_ztxt"][back * B:(back + 1) * B]
-        assert np.array_equal(rows[:, 0], order.planned_ids(2 - back, B, N, config.seed))
+        assert np.array_equal(rows[:, 0], plain.planned_ids(2 - back))
         positions = (2 - back) * B + np.arange(B)
         drawn = [int(order.generator(config.seed, p).random() * 3) for p in positions.tolist()]
         assert rows[:, 1].tolist() == drawn
-    at_start = order.past_positions(0, np.arange(2 * B), B, N)  # no past: the end of the first epoch
+    at_start = plain.past_positions(0, np.arange(2 * B))  # no past: the end of the first epoch
     assert len(set(at_start.tolist())) == 2 * B and at_start.max() < N
-    assert np.array_equal(order.past_positions(5, np.arange(2), B, N), [4 * B, 4 * B + 1])
+    assert np.array_equal(plain.past_positions(5, np.arange(2)), [4 * B, 4 * B + 1])
 
 
 def test_a_bank_that_would_hold_the_batch_itself_is_refused_without_the_mask(config):
     config.loss.text_bank = 2
     source = sources.open_source(config.data.train, config.data)
     with pytest.raises(ConfigError, match="text_bank.*mask_equal_captions"):
-        Batches(source, Numbered(), config, make_mesh(1))
+        Batches(source, Numbered(), open_order(config, source), config, make_mesh(1))
 
 
 def test_token_rows_are_padded_and_identified_by_all_captions(config):
@@ -384,7 +390,7 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused(config):
     config.global_batch = 12
     source = sources.open_source(config.data.train, config.data)
     with pytest.raises(ConfigError, match="global_batch: expected a multiple of 8, found 12") as caught:
-        Batches(source, Words(), config, make_mesh(8))
+        Batches(source, Words(), open_order(config, source), config, make_mesh(8))
     assert caught.value.exit_code == 2
 
 
@@ -401,6 +407,8 @@ def test_a_vanished_shard_ends_the_run(config, tmp_path):
     path.write_bytes(Path(config.data.train).read_bytes())
     source = sources.open_source(str(path), config.data)
     path.unlink()
-    with Batches(source, Words(), config, make_mesh(1)) as batches, pytest.raises(DataError, match="no such file"):
+    planned = open_order(config, source)
+    with (Batches(source, Words(), planned, config, make_mesh(1)) as batches,
+          pytest.raises(DataError, match="no such file")):
         next(batches)
     assert tar_index.VERSION == 2

@@ -11,6 +11,7 @@ from PIL import Image
 from lit_tune.data import sources
 from lit_tune.data.decoding import LIMITS
 from lit_tune.data.examples import HostBatches, Recipe
+from lit_tune.data.order import PlainOrder
 from lit_tune.data.quarantine import Quarantine
 from lit_tune.data.transforms import Augment
 
@@ -44,9 +45,10 @@ def test_2000_batches_take_no_more_memory_than_the_first(tmp_path: Path, canvas:
         lines.append(f"{number}.jpg,picture {number}")
     (tmp_path / "captions.csv").write_text("\n".join(lines))
     source = sources.open_source(str(tmp_path), SimpleNamespace(caption_field="txt"))
-    recipe = Recipe(seed=0, global_batch=BATCH, image_size=(32, 32), policy="clean", limits=LIMITS,
+    recipe = Recipe(seed=0, image_size=(32, 32), policy="clean", limits=LIMITS,
                     augment=Augment(flip=0.5), cache_bytes=0, canvas=canvas, captions="random")
-    batches, quarantine = HostBatches(source, Words(), recipe, np.arange(BATCH)), Quarantine(source, 1.0)
+    planned = PlainOrder(len(source), 0, BATCH)
+    batches, quarantine = HostBatches(source, Words(), planned, recipe, np.arange(BATCH)), Quarantine(source, 1.0)
 
     def make(steps: range) -> None:
         for step in steps:

@@ -1,11 +1,15 @@
 """The order of the run: a permutation at every size, undone by its inverse, independent of everything but the seed."""
 
+import dataclasses
+import hashlib
+import pickle
 import time
 
 import numpy as np
 import pytest
 
 from lit_tune.data import order
+from lit_tune.data.order import PlainOrder
 
 SIZES = (1, 2, 3, 5, 17, 64, 100, 257, 1000, 4096, 10_007, 65_537)  # powers of two, one beside them, primes
 
@@ -50,7 +54,7 @@ def test_65536_positions_of_the_full_data_set_take_well_under_100_ms():
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
-        order.locate(positions, 1_547_277_668, 0)
+        PlainOrder(1_547_277_668, 0, 65_536).locate(positions)
         seconds.append(time.perf_counter() - start)
     print(f"{min(seconds) * 1e3:.1f} ms")
     assert min(seconds) < 0.1
@@ -58,21 +62,39 @@ def test_65536_positions_of_the_full_data_set_take_well_under_100_ms():
 
 def test_each_epoch_holds_every_sample_once_in_another_order():
     n = 1009
-    epoch, index = order.locate(np.arange(3 * n, dtype=np.uint64), n, seed=5)
-    assert np.array_equal(epoch, np.repeat([0, 1, 2], n))
-    first, second, third = index.reshape(3, n)
+    first, second, third = PlainOrder(n, 5, 8).locate(np.arange(3 * n, dtype=np.uint64)).reshape(3, n)
     for one in (first, second, third):
         assert np.array_equal(np.sort(one), np.arange(n))
     assert (first == second).sum() < 12 and (second == third).sum() < 12  # a random pair agrees in about 1 place
-    assert (first == order.locate(np.arange(n, dtype=np.uint64), n, seed=6)[1]).sum() < 12
+    assert (first == PlainOrder(n, 6, 8).locate(np.arange(n, dtype=np.uint64))).sum() < 12
 
 
 def test_a_position_is_located_alone_as_in_company():
-    n = 777
+    plain = PlainOrder(777, 9, 8)
     positions = np.arange(5000, dtype=np.uint64)
-    whole = order.locate(positions, n, 9)[1]
-    assert all(int(order.locate(positions[p : p + 1], n, 9)[1][0]) == whole[p] for p in range(0, 5000, 123))
-    assert order.locate(positions.reshape(50, 100), n, 9)[1].shape == (50, 100)
+    whole = plain.locate(positions)
+    assert whole.dtype == np.int64
+    assert all(int(plain.locate(positions[p : p + 1])[0]) == whole[p] for p in range(0, 5000, 123))
+    assert plain.locate(positions.reshape(50, 100)).shape == (50, 100)
+
+
+def test_the_plain_order_is_the_one_that_runs_were_trained_with():
+    full = PlainOrder(1_547_277_668, 0, 4)
+    assert full.planned_ids(0).tolist() == [196224292, 613066896, 109670267, 214563374]
+    assert full.planned_ids(70_847).tolist() == [597050593, 326431545, 928959448, 155911585]
+    assert full.planned_ids(10**7).tolist() == [582210415, 1509283079, 631270638, 1440281478]
+    paper = PlainOrder(1_547_277_668, 0, 65_536)
+    assert [paper.batch_digest(step) for step in (0, 70_847, 10**7)] == [
+        "14dda3c31392350d", "0140d11b6b381082", "d167d9ed721e5f81"]
+    assert [PlainOrder(1_547_277_668, 3, 4).substitute(7, attempt) for attempt in (1, 2)] == [1215670895, 303495378]
+    assert PlainOrder(10, 3, 4).past_positions(1, np.arange(8)).tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
+
+
+def test_an_order_cannot_be_changed_and_survives_a_pickle():
+    plain = PlainOrder(100, 1, 8)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plain.seed = 2
+    assert pickle.loads(pickle.dumps(plain)) == plain
 
 
 def test_order_looks_random():
@@ -90,11 +112,12 @@ def test_order_looks_random():
 
 def test_substitutes_are_spread_and_do_not_follow_the_plan():
     n = 50
-    picks = np.array([order.substitute(0, p, 1, n) for p in range(5000)])
+    picks = np.array([PlainOrder(n, 0, 8).substitute(p, 1) for p in range(5000)])
     counts = np.bincount(picks, minlength=n)
     assert len(counts) == n and abs(((counts - 100) ** 2 / 100).sum() - 49) < 6 * np.sqrt(98)
-    assert len({order.substitute(0, 7, attempt, 10**6) for attempt in range(1, 17)}) == 16
-    assert order.substitute(0, 7, 1, 10**6) != order.substitute(1, 7, 1, 10**6)
+    million = PlainOrder(10**6, 0, 8)
+    assert len({million.substitute(7, attempt) for attempt in range(1, 17)}) == 16
+    assert million.substitute(7, 1) != PlainOrder(10**6, 1, 8).substitute(7, 1)
 
 
 def test_extra_rows_are_distinct_all_of_them_when_there_are_few():
@@ -107,13 +130,12 @@ def test_extra_rows_are_distinct_all_of_them_when_there_are_few():
 
 
 def test_batch_digest_hashes_the_planned_ids_in_row_order():
-    import hashlib
-
-    ids = order.planned_ids(2, 8, 20, seed=1)
-    everything = np.concatenate([order.planned_ids(step, 8, 20, seed=1) for step in range(5)])
+    plain = PlainOrder(20, 1, 8)
+    ids = plain.planned_ids(2)
+    everything = np.concatenate([plain.planned_ids(step) for step in range(5)])
     assert np.array_equal(np.sort(everything[:20]), np.arange(20))  # steps follow each other through the epochs
-    assert order.batch_digest(2, 8, 20, 1) == hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
-    assert order.batch_digest(2, 8, 20, 1) != order.batch_digest(3, 8, 20, 1)
+    assert plain.batch_digest(2) == hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
+    assert plain.batch_digest(2) != plain.batch_digest(3)
 
 
 def test_generators_of_neighbours_differ_and_repeat():

@@ -53,11 +53,11 @@ def measure(files: Sequence[bytes], repeats: int) -> Figures:
         repeats: turns.
     """
     tiny = [filled(len(data)) for data in files]
-    recipe = Recipe(seed=0, global_batch=BATCH, image_size=SIZE, policy="clean", limits=LIMITS, augment=Augment(),
+    recipe = Recipe(seed=0, image_size=SIZE, policy="clean", limits=LIMITS, augment=Augment(),
                     cache_bytes=0, canvas=0, captions="random")
     with tempfile.TemporaryDirectory() as folder, _cache_in(folder):
         source = _shard(Path(folder) / "records.tar", tiny)
-        batches = HostBatches(source, _Vectors(), recipe, np.arange(BATCH))
+        batches = HostBatches(source, _Vectors(), order.PlainOrder(len(source), 0, BATCH), recipe, np.arange(BATCH))
         quarantine = Quarantine(source, 0.0)
         step = itertools.count()
 

@@ -20,7 +20,6 @@ class Recipe:
 
     Attributes:
         seed: of the run.
-        global_batch: rows of a step over all processes.
         image_size: (height, width) in pixels.
         policy: see `decoding`.
         limits, augment: see `decoding`, `transforms`.
@@ -30,7 +29,6 @@ class Recipe:
     """
 
     seed: int
-    global_batch: int
     image_size: tuple[int, int]
     policy: str
     limits: Limits
@@ -44,7 +42,7 @@ class Recipe:
         """The recipe that a whole run config describes."""
         data = config.data
         return cls(
-            config.seed, config.global_batch, tuple(config.vision.image_size), data.policy,
+            config.seed, tuple(config.vision.image_size), data.policy,
             Limits(data.max_image_mib << 20, data.max_pixels, data.max_aspect),
             Augment(tuple(data.crop_scale), tuple(data.crop_ratio), data.flip, data.color_jitter, data.grayscale,
                     data.rotate),
@@ -86,15 +84,17 @@ class HostBatches:
     Args:
         source: the pairs.
         text: the text side.
+        planned: which pair stands where.
         recipe: the rest.
         rows: int64, this process's rows of the global batch, rising.
         bank_rows: int64, this process's rows of the bank of past texts, rising; none where there is no bank.
     """
 
-    def __init__(self, source: Source, text: TextRows, recipe: Recipe, rows: np.ndarray,
+    def __init__(self, source: Source, text: TextRows, planned: order.Order, recipe: Recipe, rows: np.ndarray,
                  bank_rows: np.ndarray | None = None) -> None:
         self.source = source
         self.text = text
+        self.order = planned
         self.recipe = recipe
         self.rows = rows
         self.bank_rows = bank_rows
@@ -122,8 +122,8 @@ class HostBatches:
         }
         if canvas:
             batch["crop"] = np.ones((count, 3), np.int32)  # never 0 pixels, whatever becomes of a row
-        positions = np.uint64(step) * np.uint64(self.recipe.global_batch) + self.rows.astype(np.uint64)
-        _, planned = order.locate(positions, len(self.source), self.recipe.seed)
+        positions = self.order.positions(step, self.rows)
+        planned = self.order.locate(positions)
         for row, (position, index) in enumerate(zip(positions.tolist(), planned.tolist(), strict=True)):
             found = self._fill(batch, row, position, index)
             if found is None:
@@ -139,9 +139,9 @@ class HostBatches:
 
     def _bank(self, step: int) -> dict[str, np.ndarray]:
         """Texts planned for the steps before: those of step - 1 first, then of step - 2, ..."""
-        recipe, n = self.recipe, len(self.source)
-        positions = order.past_positions(step, self.bank_rows, recipe.global_batch, n)
-        _, planned = order.locate(positions, n, recipe.seed)
+        recipe = self.recipe
+        positions = self.order.past_positions(step, self.bank_rows)
+        planned = self.order.locate(positions)
         texts = [self.text.row(index, _choice(order.generator(recipe.seed, position), self.text.captions(index),
                                               recipe.captions))
                  for position, index in zip(positions.tolist(), planned.tolist(), strict=True)]
@@ -158,7 +158,7 @@ class HostBatches:
         rng = order.generator(recipe.seed, position)
         for attempt in range(TRIES):
             if attempt:
-                index = order.substitute(recipe.seed, position, attempt, len(self.source))
+                index = self.order.substitute(position, attempt)
             batch["tried"][row, attempt] = index
             try:
                 picture, captions = self._picture(index)

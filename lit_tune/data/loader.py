@@ -1,6 +1,6 @@
 """Global batches on the devices, from any step on. The only module of this package that imports jax.
 
-position -> (epoch, index) -> picture and text rows of this process (examples.py) -> arrays sharded over the mesh.
+position -> index (order.py) -> picture and text rows of this process (examples.py) -> arrays sharded over the mesh.
 grain runs the middle part ahead of time, in threads of this process or of worker processes. Its iterator state is never
 needed: a batch is a function of the step.
 """
@@ -15,8 +15,8 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lit_tune.data import order
 from lit_tune.data.examples import HostBatches, Recipe
+from lit_tune.data.order import Order
 from lit_tune.data.quarantine import Quarantine
 from lit_tune.data.sample import Source
 from lit_tune.data.text_rows import TextRows
@@ -38,12 +38,14 @@ class Batches:
     Args:
         source: the pairs.
         text: their text side.
+        order: which pair stands where.
         config: the whole run config; worker processes are started only where config.data.workers > 0.
         mesh: with the axes "data" and "fsdp".
         start_step: first step wanted; any step starts at once.
 
     Attributes:
         step: the step of the next batch.
+        order: as given; `order.batch_digest(step)` is what metrics.jsonl calls data/batch_digest.
         quarantine: counts of good and bad samples of this process, and the lines for quarantine.jsonl.
 
     Raises:
@@ -51,7 +53,9 @@ class Batches:
         DataError: from `next`, where too many samples are bad.
     """
 
-    def __init__(self, source: Source, text: TextRows, config: Any, mesh: Mesh, start_step: int = 0) -> None:
+    def __init__(self, source: Source, text: TextRows, order: Order, config: Any, mesh: Mesh,
+                 start_step: int = 0) -> None:
+        self.order = order
         self.step = start_step
         self.quarantine = Quarantine(source, config.data.max_bad_fraction)
         self._size = len(source)
@@ -67,8 +71,8 @@ class Batches:
         bank = config.loss.text_bank * config.global_batch
         self._check_bank(bank)
         self._bank_rows = own_rows(self._sharding, bank) if bank else None
-        self._host = _run_ahead(HostBatches(source, text, Recipe.of(config), self._rows, self._bank_rows), config,
-                                start_step)
+        self._host = _run_ahead(HostBatches(source, text, order, Recipe.of(config), self._rows, self._bank_rows),
+                                config, start_step)
 
     def __iter__(self) -> "Batches":
         return self
@@ -105,14 +109,6 @@ class Batches:
         """Seconds spent in `next` since the last call of this: what the devices may have waited for data."""
         waited, self._waited = self._waited, 0.0
         return waited
-
-    def planned_ids(self, step: int) -> np.ndarray:
-        """Index of the sample planned for each row of a step's global batch, int64 (b,)."""
-        return order.planned_ids(step, self._config.global_batch, self._size, self._config.seed)
-
-    def batch_digest(self, step: int) -> str:
-        """What metrics.jsonl calls data/batch_digest; equal on all processes."""
-        return order.batch_digest(step, self._config.global_batch, self._size, self._config.seed)
 
     def _own(self, array: np.ndarray) -> np.ndarray:
         """The array in memory of this process: a worker's lies in shared memory, which a jax array must not keep."""

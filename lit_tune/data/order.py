@@ -1,7 +1,8 @@
-"""Which sample stands at which position of the run: pure functions of (seed, position), 64-bit, without any table.
+"""Which sample stands at which position of the run: a pure function of (seed, position), 64-bit.
 
-position = step * global_batch + row. Each epoch is a permutation of all samples of its own. Nothing is stored and
-nothing depends on hosts, workers or restarts, so a run continues anywhere from its step alone.
+position = step * global_batch + row. Nothing is remembered and nothing depends on hosts, workers or restarts, so a run
+continues anywhere from its step alone. `PlainOrder` is here; the other orders are in order_window.py, order_mix.py and
+order_hard.py, and order_open.py picks the one that a config asks for.
 
 Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains" (CT-RSA 2002): a Feistel network with cycle walking;
 the mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
@@ -9,8 +10,13 @@ Generators", OOPSLA 2014).
 """
 
 import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from lit_tune.errors import ConfigError, explain
 
 ROUNDS = 6
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the step of SplitMix64
@@ -77,27 +83,6 @@ def _feistel(x: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
     return (left << shift) | right
 
 
-def locate(position: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(epoch, index) of each position: epoch e holds the samples in the order of its own permutation.
-
-    Args:
-        position: uint64, step * global_batch + row; any shape.
-        n: number of samples in the index.
-        seed: of the run.
-
-    Returns:
-        Two uint64 arrays of the shape of `position`; index is below n.
-    """
-    position = np.asarray(position, np.uint64)
-    epoch, offset = np.divmod(position, np.uint64(n))
-    return epoch, permutation(offset, n, fold(seed, epoch))
-
-
-def substitute(seed: int, position: int, attempt: int, n: int) -> int:
-    """Index of the sample that stands in at `position` after `attempt` (1, 2, ...) samples there were bad."""
-    return int(fold(seed, _SUBSTITUTE, position, attempt)) % n
-
-
 def generator(seed: int, position: int) -> np.random.Generator:
     """The random numbers of one position of the run: caption choice first, then the view of the picture."""
     return np.random.default_rng((seed & MASK64, int(position)))
@@ -119,30 +104,87 @@ def extra_rows(step: int, k: int, n_unique: int, seed: int) -> np.ndarray:
     return permutation(np.arange(k, dtype=np.uint64), n_unique, fold(seed, _EXTRA, step)).astype(np.int64)
 
 
-def past_positions(step: int, rows: np.ndarray, global_batch: int, n: int) -> np.ndarray:
-    """Positions of rows of the bank of past texts, uint64, the shape of `rows`.
+@dataclass(frozen=True)
+class Order(ABC):
+    """The order of a run; immutable, small to pickle, and equal in every process.
 
-    Row r of the bank of step s is row r % global_batch of step s - 1 - r // global_batch. Before the first step lie, in
-    place of a past, the last positions of the first epoch: any text of a frozen tower is as good a negative.
-
-    Args:
-        step: of the run.
-        rows: int64, of the bank.
-        global_batch: pairs a step.
+    Attributes:
         n: number of samples in the index.
+        seed: of the run.
+        global_batch: positions a step.
     """
-    back, row = np.divmod(np.asarray(rows, np.int64), global_batch)
-    positions = (step - 1 - back) * global_batch + row
-    return np.where(positions < 0, positions % n, positions).astype(np.uint64)
+
+    n: int
+    seed: int
+    global_batch: int
+
+    @abstractmethod
+    def locate(self, positions: np.ndarray) -> np.ndarray:
+        """Index of the sample planned for each position.
+
+        Args:
+            positions: uint64, any shape.
+
+        Returns:
+            int64 of the same shape, each in [0, n).
+        """
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides the order beside the config and the data: "" unless something that was computed once."""
+        return ""
+
+    def check_same(self, saved: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another order.
+
+        Args:
+            saved: the checkpoint's meta; "order" is the fingerprint.
+
+        Raises:
+            ConfigError: what was computed once for the order was computed again, with another result.
+        """
+        found = saved.get("order", "")
+        if found != self.fingerprint:
+            raise ConfigError(explain("groups of captions", expected=f"{found[:16]}, those of the checkpoint",
+                                      found=self.fingerprint[:16],
+                                      do="bring LIT_TUNE_CACHE/text-clusters from the machine that began the run"))
+
+    def substitute(self, position: int, attempt: int) -> int:
+        """Index of the sample that stands in at `position` after `attempt` (1, 2, ...) samples there were bad."""
+        return int(fold(self.seed, _SUBSTITUTE, position, attempt)) % self.n
+
+    def past_positions(self, step: int, rows: np.ndarray) -> np.ndarray:
+        """Positions of rows of the bank of past texts, uint64, the shape of `rows`.
+
+        Row r of the bank of step s is row r % global_batch of step s - 1 - r // global_batch. Before the first step
+        lie, in place of a past, positions of the first n: any text of a frozen tower is as good a negative.
+
+        Args:
+            step: of the run.
+            rows: int64, of the bank.
+        """
+        back, row = np.divmod(np.asarray(rows, np.int64), self.global_batch)
+        positions = (step - 1 - back) * self.global_batch + row
+        return np.where(positions < 0, positions % self.n, positions).astype(np.uint64)
+
+    def planned_ids(self, step: int) -> np.ndarray:
+        """Index of the sample planned for each row of a step's batch, int64 (global_batch,), bad ones included."""
+        return self.locate(self.positions(step, np.arange(self.global_batch)))
+
+    def positions(self, step: int, rows: np.ndarray) -> np.ndarray:
+        """Positions of rows of a step's global batch, uint64, the shape of `rows`."""
+        return np.uint64(step) * np.uint64(self.global_batch) + np.asarray(rows).astype(np.uint64)
+
+    def batch_digest(self, step: int) -> str:
+        """16 hex digits: hash of the planned ids of the global batch in row order (little-endian int64)."""
+        return hashlib.sha256(self.planned_ids(step).astype("<i8").tobytes()).hexdigest()[:16]
 
 
-def planned_ids(step: int, global_batch: int, n: int, seed: int) -> np.ndarray:
-    """Index of the sample planned for each row of a step's global batch, int64 (global_batch,), bad ones included."""
-    positions = np.uint64(step) * np.uint64(global_batch) + np.arange(global_batch, dtype=np.uint64)
-    return locate(positions, n, seed)[1].astype(np.int64)
+@dataclass(frozen=True)
+class PlainOrder(Order):
+    """Epoch e holds all samples in the order of a keyed permutation of its own; no table of any size."""
 
-
-def batch_digest(step: int, global_batch: int, n: int, seed: int) -> str:
-    """16 hex digits: hash of the planned ids of the global batch in row order (little-endian int64)."""
-    ids = planned_ids(step, global_batch, n, seed)
-    return hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
+    def locate(self, positions: np.ndarray) -> np.ndarray:
+        """See Order."""
+        epoch, offset = np.divmod(np.asarray(positions, np.uint64), np.uint64(self.n))
+        return permutation(offset, self.n, fold(self.seed, epoch)).astype(np.int64)

@@ -41,7 +41,7 @@ def write_run_page(
     facts = {"step": f"{step:,} of {config.total_steps:,}", "pairs seen": step * config.global_batch,
              "image tower": f"{config.vision.image_size[0]} px, patch {config.vision.patch_size}, width "
                             f"{config.vision.width}, depth {config.vision.depth}",
-             "text tower": f"{config.text.model}, frozen", "data": config.data.train,
+             "text tower": f"{config.text.model}, frozen", "data": config.data.train or " + ".join(config.data.mix),
              "loss": f"{config.loss.name}, batch {config.global_batch:,}", "seed": config.seed}
     if len(trained) > 1:
         facts["time since the first line"] = f"{trained[-1]['time'] - trained[0]['time']:.0f} s"

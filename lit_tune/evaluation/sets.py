@@ -9,7 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lit_tune import errors, evals, tree
-from lit_tune.data import subset, transforms
+from lit_tune.data import transforms
+from lit_tune.data.mixture import open_train
 from lit_tune.data.sources import BadSample, Source, open_source
 from lit_tune.evals import floors
 from lit_tune.evaluation.embedding import Embedder, Stopped, decoded
@@ -125,10 +126,9 @@ def _training_thumbnails(config: ConfigDict, embed_text: EmbedText, train: Sourc
     """Thumbnails and caption vectors of the first training pictures, undecodable ones left out; None if all are."""
     count = min(FLOOR_PICTURES, len(train))
     try:  # captions as the evaluation words them, where the training data has those
-        captioned = open_source(train.spec, config.data, caption_field=config.eval.caption_field, max_samples=count,
-                                subset=subset.of_config(config.data))
+        captioned = open_train(config.data, caption_field=config.eval.caption_field, max_samples=count)
     except errors.LitTuneError:
-        captioned = open_source(train.spec, config.data, max_samples=count, subset=subset.of_config(config.data))
+        captioned = open_train(config.data, max_samples=count)
     rows, thumbs = [], []
     for row in range(len(captioned)):
         with contextlib.suppress(BadSample):  # counted where it matters, in training
