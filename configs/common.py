@@ -98,6 +98,7 @@ def text() -> ConfigDict:
     c.layer_norm = True  # LayerNorm without affine on the pooled vector (nomic-embed-text-v1.5)
     c.dim = 0  # keep only the first `dim` numbers of the vector (after layer_norm, before L2); 0 keeps all
     c.source = "live"  # cached: vectors are computed once and read; live: the tower runs inside the step
+    c.cache_dtype = "float32"  # of cached vectors on disk: float32 | bfloat16 | int8 (docs/text-cache.md)
     return c
 
 

@@ -12,7 +12,7 @@ from lit_tune import config as config_lib  # noqa: E402
 from lit_tune.data.sources import open_source  # noqa: E402
 from lit_tune.flags import CacheTextFlags  # noqa: E402
 from lit_tune.text import weights  # noqa: E402
-from lit_tune.text.cache import open_or_build  # noqa: E402
+from lit_tune.text.cache_build import open_or_build  # noqa: E402
 from lit_tune.text.encode import TextEncoder  # noqa: E402
 
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     config_lib.check(config)
     source = open_source(config.data.train, config.data)
     encoder = TextEncoder.from_files(weights.find(config.text), config.text)
-    cache = open_or_build(source, encoder, flags.out)
+    cache = open_or_build(source, encoder, flags.out, config.text.cache_dtype)
     counts = cache.info["counts"]
     print(f"{counts['captions']:,} captions of {counts['samples']:,} samples, {counts['unique']:,} distinct, "
           f"{counts['dim']} numbers each: {cache.folder}")

@@ -20,6 +20,7 @@ CHOICES = {
     "vision.remat": ("none", "save", "dots", "full"),
     "text.pool": ("mean", "cls", "last"),
     "text.source": ("cached", "live"),
+    "text.cache_dtype": ("float32", "bfloat16", "int8"),
     "loss.name": ("softmax", "sigmoid"),
     "optim.lr_scaling": ("none", "sqrt", "linear"),
     "optim.schedule": ("cosine", "deepspeed_cosine"),

@@ -14,7 +14,7 @@ from lit_tune.data.text_rows import CachedText, TextRows, TokenText
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
 from lit_tune.text import encode, weights
-from lit_tune.text.cache import open_or_build
+from lit_tune.text.cache_build import open_or_build
 
 # Sizes of nomic-embed-text-v1.5, so that the paper's step can be built where its weights are not.
 # Source: its config.json as kept in public copies (huggingface.co/nomic-ai/nomic-embed-text-v1.5).
@@ -81,5 +81,5 @@ def open_text(config: ConfigDict, source: Source) -> Text:
     if config.text.source == "live":
         rows = TokenText(source, encoder.tokenizer, config.text.max_length, config.data.captions == "joined")
         return Text(encoder, rows, f"{name}, inside the step")
-    cache = open_or_build(source, encoder)
+    cache = open_or_build(source, encoder, dtype=config.text.cache_dtype)
     return Text(encoder, CachedText(cache), f"{name}, {cache.unique:,} distinct captions cached")
