@@ -33,6 +33,13 @@ def from_zero(text: str) -> int:
     return whole(text)
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise ValueError("not in [0, 1]")
+    return float(text)
+
+
 def words(text: str) -> tuple[str, ...]:
     """The parts of a comma-separated list, empty ones left out."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
@@ -194,10 +201,15 @@ class ExportFlags:
 
 @dataclasses.dataclass(frozen=True)
 class CacheTextFlags:
-    """Compute the frozen text vectors of every caption once and keep them on disk."""
+    """Compute the frozen text vectors of every caption once and keep them on disk; or take them from a file."""
 
     config: ConfigDict = flag(CONFIG, form="NAME", required=True)
     out: str | None = flag("the folder to write; the shared cache if absent", form="DIR")
+    from_: str | None = flag("vectors of any text model, .parquet or .npz; no tower is needed", form="FILE")
+    match: str = flag("with --from: what its rows are of, uid, key or caption; its column's name if absent", "",
+                      form="NAME")
+    allow_missing: float = flag("with --from: share of the samples that may have no vector", 0.0, read=share,
+                                form="SHARE")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,7 @@ def test_every_caption_reads_back_its_own_vector_and_equal_captions_are_stored_o
         assert made.captions(i) == len(captions)
         for j, caption in enumerate(captions):
             np.testing.assert_allclose(made.vector(i, j), direct(caption), atol=1e-7)
-    assert made.info["counts"] == {"samples": 6, "captions": 9, "unique": 3, "dim": 4}
+    assert made.info["counts"] == {"samples": 6, "captions": 9, "unique": 3, "dim": 4, "missing": 0}
 
 
 def test_captions_equal_after_truncation_share_a_row(tmp_path: Path) -> None:

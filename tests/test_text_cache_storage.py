@@ -69,7 +69,8 @@ def test_the_loss_of_stored_vectors_is_that_of_live_text(
     # 240 rows, each caption with ten pictures: the rounding of a row is random, and the loss is a mean over rows
     batch = np.random.default_rng(0).permutation(240).tolist()
     ids, mask = (jnp.stack([live.row(i % 24, 0)[name] for i in batch]) for name in ("input_ids", "attention_mask"))
-    wanted = live_text.embed(encoder.tower, encoder.params, ids, mask, dtype=jnp.float32, mesh=mesh, lengths=(), parts=1)
+    wanted = live_text.embed(encoder.tower, encoder.params, ids, mask, dtype=jnp.float32, mesh=mesh, lengths=(),
+                             parts=1)
     stored = np.stack([cached.row(i % 24, 0)["ztxt"] for i in batch])
     assert not np.array_equal(stored, wanted)  # it was rounded
     zimg = np.asarray(wanted) + np.random.default_rng(1).standard_normal(wanted.shape) / 28

@@ -2,7 +2,6 @@
 
 import array
 import itertools
-import json
 import shutil
 import sys
 import tempfile
@@ -13,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from lit_tune import __version__, fetch
+from lit_tune import fetch
 from lit_tune.data.captions import token_caption_id
 from lit_tune.errors import ConfigError, explain
 from lit_tune.text import cache_storage
-from lit_tune.text.cache import FORMAT, VECTORS, TextCache
+from lit_tune.text.cache import VECTORS, TextCache
 from lit_tune.text.cache_identity import CaptionSource, Encoder, default_folder, identity, usable
-from lit_tune.text.weights import sha256_of
+from lit_tune.text.cache_writing import save_arrays, write_info
 
 SLAB = 16_384  # captions encoded between two writes
 CHUNK = 1_024  # samples whose captions are tokenised together
@@ -60,14 +59,8 @@ def _build(source: CaptionSource, encoder: Encoder, want: dict[str, Any], target
             work.mkdir()
             keys, rows, offsets, ids = _collect(source, encoder)
             _encode(keys, encoder, work / VECTORS, want["dtype"])
-            np.save(work / "rows.npy", rows)
-            np.save(work / "offsets.npy", offsets)
-            np.save(work / "caption_ids.npy", ids)
-            files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in work.iterdir()}
-            counts = {"samples": len(ids), "captions": len(rows), "unique": len(keys), "dim": encoder.dim}
-            info = {"format": FORMAT, "version": __version__, **want, "counts": counts, "vectors": [VECTORS],
-                    "files": files}
-            (work / "cache.json").write_text(json.dumps(info, indent=2) + "\n")
+            save_arrays(work, rows, offsets, ids)
+            write_info(work, want, [VECTORS])
             fetch.place(work, target)
     except OSError as error:
         raise fetch.cache_error(target.parent, error) from error
