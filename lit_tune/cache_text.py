@@ -34,6 +34,10 @@ def main(argv: Sequence[str]) -> int:
     source = open_source(flags.config.data.train, flags.config.data)
     if table is None:
         cache = encoded(source, flags.config, flags)
+        if cache is None:
+            share, seconds = "{}/{}".format(*flags.part), time.monotonic() - start
+            print(f"part {share} is done, {seconds:.1f} s; not all others are: the last one joins them in {flags.out}")
+            return 0
     else:
         cache = build_from(source, table, Path(flags.out), flags.config.text.cache_dtype, flags.allow_missing)
     print(summary(cache, time.monotonic() - start))
@@ -50,20 +54,23 @@ def check_flags(flags: CacheTextFlags) -> None:
         raise ConfigError(explain("--from", expected="--out=DIR beside it", found="no such flag", do="name a folder"))
     if flags.match not in ("", *NAMED_BY):
         raise ConfigError(explain("--match", expected=" | ".join(NAMED_BY), found=flags.match, do="choose one of them"))
+    if flags.part and (flags.from_ or not flags.out):
+        raise ConfigError(explain("--part", expected="--out=DIR on shared storage beside it, and no --from",
+                                  found="--from" if flags.from_ else "no --out", do="change them"))
     for name, value in (("match", flags.match), ("allow_missing", flags.allow_missing)):
         if value and not flags.from_:
             raise ConfigError(explain(f"--{name}", expected="--from=FILE beside it", found="no such flag",
                                       do="leave it out"))  # fmt: skip
 
 
-def encoded(source: Source, config: ConfigDict, flags: CacheTextFlags) -> TextCache:
-    """The cache made with the config's own text tower."""
+def encoded(source: Source, config: ConfigDict, flags: CacheTextFlags) -> TextCache | None:
+    """The cache made with the config's own text tower; None while other machines' parts are missing."""
     from lit_tune.text import weights  # only here: vectors from a file need neither jax nor weights
-    from lit_tune.text.cache_build import open_or_build
+    from lit_tune.text.cache_build import build_share
     from lit_tune.text.encode import TextEncoder
 
     encoder = TextEncoder.from_files(weights.find(config.text), config.text)
-    return open_or_build(source, encoder, flags.out, config.text.cache_dtype)
+    return build_share(source, encoder, flags.out, config.text.cache_dtype, flags.part_samples, flags.part or (1, 1))
 
 
 def summary(cache: TextCache, seconds: float) -> str:

@@ -40,6 +40,14 @@ def share(text: str) -> float:
     return float(text)
 
 
+def one_of(text: str) -> tuple[int, int]:
+    """(I, N) of "I/N" with 1 <= I <= N."""
+    number, count = (whole(part) for part in text.split("/"))
+    if not 1 <= number <= count:
+        raise ValueError(f"{number} is not from 1 to {count}")
+    return number, count
+
+
 def words(text: str) -> tuple[str, ...]:
     """The parts of a comma-separated list, empty ones left out."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
@@ -210,6 +218,10 @@ class CacheTextFlags:
                       form="NAME")
     allow_missing: float = flag("with --from: share of the samples that may have no vector", 0.0, read=share,
                                 form="SHARE")
+    part: tuple[int, int] | None = flag("make every N-th part from the I-th on: one of N machines", read=one_of,
+                                        form="I/N")
+    part_samples: int = flag("samples of a part: what memory holds and a kill can lose", 1_048_576, read=positive,
+                             form="N")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 
 from lit_tune.data.captions import token_caption_id
 from lit_tune.errors import ConfigError
-from lit_tune.text import cache_build
+from lit_tune.text import cache_part
 from lit_tune.text.cache import TextCache
 from lit_tune.text.cache_build import open_or_build
 
@@ -227,8 +227,9 @@ def test_progress_is_one_line_in_five_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(cache_build.time, "monotonic", lambda: now[0])
-    progress = cache_build.Progress(6_000)
+    monkeypatch.setattr(cache_part.time, "monotonic", lambda: now[0])
+    progress = cache_part.Progress()
+    progress.start(6_000)
     for second in range(1, 13):
         now[0] = float(second)
         progress.show(second * 100)

@@ -70,7 +70,10 @@ class NoTower:
 
     def __init__(self, cache: TextCache) -> None:
         self.dim = cache.dim
-        self.description = {"vectors": cache.info["tower"]}
+        made = cache.info["tower"]  # by a model that only its vectors, or the digest of its weights, are known of
+        sha256 = made["vectors_sha256"] if "vectors_sha256" in made else made["weights_sha256"]
+        text = {"prefix": "", "max_length": 0, "weights_sha256": sha256, "name": f"vectors of {cache.folder}"}
+        self.description = {"kind": "vectors", "text": text, "made": made}
 
     def encode(self, texts: Sequence[str], prefix: str | None = None) -> Float[np.ndarray, "n d"]:
         """Not offered. Raises ConfigError."""
