@@ -70,7 +70,7 @@ def build_share(
     if usable(target, want):
         return TextCache.open(target)
     whole = share == (1, 1) and len(source) <= part
-    with fetch.lock(target if whole else target / "share-{}-of-{}".format(*share)):
+    with fetch.lock(target if whole else target.with_name("{}.share-{}-of-{}".format(target.name, *share))):
         if not usable(target, want):  # nobody made it while this process waited for the lock
             try:
                 done = _make(source, encoder, target, want, part, share, whole)
