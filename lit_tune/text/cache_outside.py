@@ -1,6 +1,6 @@
 """A text cache from vectors of any text model, made elsewhere: matched with the samples, no text tower needed. No jax.
 
-Memory: 24 bytes a row of the file and 8 a caption, and one block of vectors; the vectors themselves are streamed.
+Memory: 40 bytes a row of the file, 24 a caption and one block of vectors; the vectors themselves are streamed.
 """
 
 import array
@@ -90,7 +90,7 @@ def match(source: Source, table: VectorTable) -> Match:
     keys = np.fromiter(map(_digest, map(NORMAL[table.match], table.names())), "S16", count=table.count)
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
-    rows, offsets, ids, missing, first = array.array("q"), array.array("q", [0]), [], 0, []
+    rows, offsets, ids, missing, first = array.array("q"), array.array("q", [0]), array.array("I"), 0, []
     stream = enumerate(zip(source.caption_sets(), _sample_names(source, table.match), strict=True))
     while chunk := list(itertools.islice(stream, CHUNK)):
         wanted = [name for _, (captions, one) in chunk for name in (captions if one is None else [one] * len(captions))]
@@ -102,7 +102,7 @@ def match(source: Source, table: VectorTable) -> Match:
                 first += [i] * (len(first) < SHOWN)
             rows.extend(own)
             offsets.append(len(rows))
-            ids.append(caption_id(captions))
+            ids.extend(caption_id(captions).tolist())
     return Match(np.asarray(rows, "<i8"), np.asarray(offsets, "<i8"), np.asarray(ids, "<u4").reshape(-1, 2), missing,
                  first)  # fmt: skip
 
