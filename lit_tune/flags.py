@@ -12,74 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lit_tune import errors
-
-
-def whole(text: str) -> int:
-    """A whole number; underscores may group its digits."""
-    return int(text, 10)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if whole(text) < 1:
-        raise ValueError("less than 1")
-    return whole(text)
-
-
-def from_zero(text: str) -> int:
-    """A whole number of at least 0."""
-    if whole(text) < 0:
-        raise ValueError("less than 0")
-    return whole(text)
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    if not 0 <= float(text) <= 1:
-        raise ValueError("not in [0, 1]")
-    return float(text)
-
-
-def one_of(text: str) -> tuple[int, int]:
-    """(I, N) of "I/N" with 1 <= I <= N."""
-    number, count = (whole(part) for part in text.split("/"))
-    if not 1 <= number <= count:
-        raise ValueError(f"{number} is not from 1 to {count}")
-    return number, count
-
-
-def words(text: str) -> tuple[str, ...]:
-    """The parts of a comma-separated list, empty ones left out."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def wholes(text: str) -> tuple[int, ...]:
-    """A comma-separated list of whole numbers of at least 1."""
-    return tuple(positive(word) for word in words(text))
-
-
-def step_range(text: str) -> tuple[int, int]:
-    """(A, B) of "A:B", a half-open range of steps with 0 <= A < B."""
-    start, stop = (whole(part) for part in text.split(":"))
-    if not 0 <= start < stop:
-        raise ValueError(f"{text} is empty or negative")
-    return start, stop
-
-
-def fault(text: str) -> tuple[str, int, int | None]:
-    """(kind, step, process or None for all) of "KIND@STEP[:PROCESS]"."""
-    kind, _, place = text.partition("@")
-    step, _, process = place.partition(":")
-    if kind != "nan" or process:
-        raise ValueError("only nan@STEP, on all processes, is a kind of fault")
-    return kind, whole(step), None
-
-
-def truth(text: str) -> bool:
-    """True or False of "true" or "false"."""
-    if text.lower() not in ("true", "false"):
-        raise ValueError("neither")
-    return text.lower() == "true"
+from lit_tune.flag_values import fault, from_zero, one_of, positive, share, step_range, truth, whole, wholes, words
 
 
 def flag(meaning: str, default: Any = None, *, read: Callable[[str], Any] = str, form: str = "TEXT",
