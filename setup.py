@@ -27,6 +27,7 @@ REQUIRES = [
     "simplejpeg>=1.9",  # JPEG by libjpeg-turbo (bundled), to the bytes of Pillow's decoder without its detours
     "cykooz_resizer>=4.0",  # antialiased bicubic on the host, about seven times as fast as Pillow's
     "numpy>=2.0",
+    "ml_dtypes",  # bfloat16 in numpy, which jax brings anyway: text vectors are stored so
     "scipy",
     "tensorboardX>=2.6.5",
     "jaxtyping>=0.3.11",

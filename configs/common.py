@@ -97,7 +97,11 @@ def text() -> ConfigDict:
     c.pool = "mean"  # mean | cls | last of the last hidden states; CLIP and SigLIP pool by their own rule
     c.layer_norm = True  # LayerNorm without affine on the pooled vector (nomic-embed-text-v1.5)
     c.dim = 0  # keep only the first `dim` numbers of the vector (after layer_norm, before L2); 0 keeps all
-    c.source = "live"  # cached: vectors are computed once and read; live: the tower runs inside the step
+    c.source = "live"  # cached: vectors are computed once and read; live: the tower runs inside the step;
+    # vectors: those in the folder `vectors` are read and no text tower is looked for
+    c.vectors = ""  # source vectors: a folder that `lit-tune cache-text` wrote, from a file of any model's or by itself
+    c.cache = ""  # source cached: such a folder, made with this tower; "": our cache folder, made there if absent
+    c.cache_dtype = "float32"  # of cached vectors on disk: float32 | bfloat16 | int8 (docs/text-cache.md)
     return c
 
 

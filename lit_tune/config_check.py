@@ -21,7 +21,8 @@ CHOICES = {
     "vision.attention": ("auto", "einsum", "pallas", "cudnn"),
     "vision.remat": ("none", "save", "dots", "full"),
     "text.pool": ("mean", "cls", "last"),
-    "text.source": ("cached", "live"),
+    "text.source": ("cached", "live", "vectors"),
+    "text.cache_dtype": ("float32", "bfloat16", "int8"),
     "loss.name": ("softmax", "sigmoid"),
     "optim.lr_scaling": ("none", "sqrt", "linear"),
     "optim.schedule": ("cosine", "deepspeed_cosine"),
@@ -200,8 +201,9 @@ def _check_text_and_loss(config: ConfigDict) -> None:
     """Settings of the text side and the loss that exclude each other."""
     _require(bool(config.text.model), "text.model", "a folder, a hub id or a pinned name", "''",
              "for example all-MiniLM-L6-v2")
+    _check_vectors(config)
     buckets = config.text.length_buckets
-    _require(not buckets or config.text.source == "live", "text.length_buckets", "() where text.source is cached",
+    _require(not buckets or config.text.source == "live", "text.length_buckets", "() unless text.source is live",
              buckets, "leave it out")
     _require(list(buckets) == sorted(set(buckets)) and all(size < config.text.max_length for size in buckets),
              "text.length_buckets", f"rising lengths below text.max_length={config.text.max_length}", buckets,
@@ -209,16 +211,30 @@ def _check_text_and_loss(config: ConfigDict) -> None:
     sha256 = config.text.sha256
     _require(not sha256 or re.fullmatch("[0-9a-f]{64}", sha256) is not None, "text.sha256", "64 hex digits or ''",
              sha256, "copy it again")
-    _require(not config.loss.extra_negatives or config.text.source == "cached", "loss.extra_negatives",
+    _require(not config.loss.extra_negatives or config.text.source != "live", "loss.extra_negatives",
              "0 where text.source is live", config.loss.extra_negatives, "set text.source=cached")
     bank = config.loss.text_bank
-    _require(not bank or config.text.source == "cached", "loss.text_bank", "0 where text.source is live", bank,
+    _require(not bank or config.text.source != "live", "loss.text_bank", "0 where text.source is live", bank,
              "set text.source=cached")
     _require(not bank or config.loss.name == "softmax", "loss.text_bank", "0 with loss.name=sigmoid", bank,
              "it adds negatives to the softmax over texts only")
     _check_matryoshka(config)
     _require(config.loss.logit_scale_max == 0 or config.loss.logit_scale_max >= 1, "loss.logit_scale_max",
              "at least 1, or 0 for none", config.loss.logit_scale_max, "the usual clamp is 100")
+
+
+def _check_vectors(config: ConfigDict) -> None:
+    """Folders of text vectors are named where they are used, and without a text tower nothing needs one."""
+    source = config.text.source
+    for key, user in (("vectors", "vectors"), ("cache", "cached")):
+        _require(not config.text[key] or source == user, f"text.{key}", f"'' unless text.source is {user}",
+                 config.text[key], f"leave it out, or set text.source={user}")
+    _require(source != "vectors" or bool(config.text.vectors), "text.vectors",
+             "a folder that `lit-tune cache-text --from=FILE --out=DIR` wrote", "''", "name it")
+    for key in ("sets", "tasks"):
+        _require(source != "vectors" or not config.eval[key], f"eval.{key}",
+                 "() where text.source is vectors: there is no text tower for their texts", config.eval[key],
+                 f"add --config.eval.{key}='()'")
 
 
 def _check_matryoshka(config: ConfigDict) -> None:

@@ -23,8 +23,16 @@ def from_zero(text: str) -> int:
 def share(text: str) -> float:
     """A number from 0 to 1."""
     if not 0 <= float(text) <= 1:
-        raise ValueError("not from 0 to 1")
+        raise ValueError("not in [0, 1]")
     return float(text)
+
+
+def one_of(text: str) -> tuple[int, int]:
+    """(I, N) of "I/N" with 1 <= I <= N."""
+    number, count = (whole(part) for part in text.split("/"))
+    if not 1 <= number <= count:
+        raise ValueError(f"{number} is not from 1 to {count}")
+    return number, count
 
 
 def words(text: str) -> tuple[str, ...]:

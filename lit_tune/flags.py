@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lit_tune import errors
-from lit_tune.flag_values import fault, from_zero, positive, share, step_range, truth, whole, wholes, words
+from lit_tune.flag_values import fault, from_zero, one_of, positive, share, step_range, truth, whole, wholes, words
 
 
 def flag(meaning: str, default: Any = None, *, read: Callable[[str], Any] = str, form: str = "TEXT",
@@ -142,10 +142,19 @@ class ExportFlags:
 
 @dataclasses.dataclass(frozen=True)
 class CacheTextFlags:
-    """Compute the frozen text vectors of every caption once and keep them on disk."""
+    """Compute the frozen text vectors of every caption once and keep them on disk; or take them from a file."""
 
     config: ConfigDict = flag(CONFIG, form="NAME", required=True)
     out: str | None = flag("the folder to write; the shared cache if absent", form="DIR")
+    from_: str | None = flag("vectors of any text model, .parquet or .npz; no tower is needed", form="FILE")
+    match: str = flag("with --from: what its rows are of, uid, key or caption; its column's name if absent", "",
+                      form="NAME")
+    allow_missing: float = flag("with --from: share of the samples that may have no vector", 0.0, read=share,
+                                form="SHARE")
+    part: tuple[int, int] | None = flag("make every N-th part from the I-th on: one of N machines", read=one_of,
+                                        form="I/N")
+    part_samples: int = flag("samples of a part: what memory holds and a kill can lose", 1_048_576, read=positive,
+                             form="N")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -138,7 +138,7 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> Batch:
     if config.data.resize_on == "device":  # pictures of any size in a corner of a square, see device_resize.py
         batch["image"] = array(jnp.uint8, rows, config.data.canvas, config.data.canvas, 3)
         batch["crop"] = array(jnp.int32, rows, 3)
-    if config.text.source == "cached":
+    if config.text.source != "live":
         batch["ztxt"] = array(jnp.float32, rows, width)
     else:
         batch |= {name: array(jnp.int32, rows, config.text.max_length) for name in ("input_ids", "attention_mask")}

@@ -100,6 +100,9 @@ def text_of_run(config: ConfigDict, meta: Mapping[str, Any]) -> TextEncoder:
     Raises:
         ConfigError: not found, or other weights.
     """
+    if config.text.source == "vectors":
+        raise ConfigError(explain("text tower of the run", expected="one", found="config.text.source 'vectors'",
+                                  do="embed texts with the model that made the vectors; pictures need none"))
     files = weights.find(config.text)
     trained = meta.get("text_tower", {}).get("text", {}).get("weights_sha256", files.sha256)
     if files.sha256 != trained:

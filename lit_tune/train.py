@@ -46,7 +46,7 @@ from lit_tune.metrics import MetricWriter, Throughput, peak_flops
 from lit_tune.phases import Phases
 from lit_tune.rundir import RunDir, read_eval, read_metrics
 from lit_tune.step import Built, build_step
-from lit_tune.text.provider import Text, open_text
+from lit_tune.text.provider import Text, open_text, vectors_digest
 
 ORDER_S = 6 * 3600.0  # seconds that processes wait for each other's groups of captions
 AHEAD = 2  # steps given to the devices before the first of them is done: they never wait for the next
@@ -102,7 +102,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
 
     # Pairs, and the directory that only one run at a time may write.
     source = open_train(config.data, max_samples=flags.max_samples)
-    facts = {"train": source.fingerprint}
+    facts = {"train": source.fingerprint} | vectors_digest(config)
     with RunDir.open(flags.workdir, config_lib.to_json(config), data=facts,
                      extend=flags.extend) as directory:
         if directory.finished:
@@ -136,7 +136,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
                 order.check_same(saved)
             step = phases.saved_step
             directory.resume_at(step)
-            batches = Batches(source, text.rows, order, config, mesh, start_step=step)
+            batches = Batches(text.source, text.rows, order, config, mesh, start_step=step)
             growth = watch.Growth(read_metrics(directory.path)) if config.vision.init_from else None
             run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, evaluations, meta,
                       state, step, growth, logged=step, skipped=float(jax.device_get(state["skipped"])))

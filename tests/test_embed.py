@@ -137,7 +137,7 @@ def test_cache_text_writes_what_train_will_read(
             "--config.text.max_length=12", f"--config.data.train={shard}", "--config.data.caption_field=txt",
             f"--out={tmp_path / 'cache'}"]  # fmt: skip
     assert cli.main(argv) == 0
-    assert "3 captions of 3 samples, 1 distinct, 16 numbers each" in capsys.readouterr().out
+    assert "3 captions of 3 samples, 1 distinct, 16 numbers each (float32)" in capsys.readouterr().out
     cache = TextCache.open(tmp_path / "cache")
     assert len(cache) == 3 and cache.unique == 1
     assert json.loads((tmp_path / "cache" / "cache.json").read_text())["tower"]["max_length"] == 12

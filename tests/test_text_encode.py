@@ -15,7 +15,7 @@ from small_models import small_config, text_encoder, write_text_tower, write_tok
 from lit_tune import convert
 from lit_tune.errors import ConfigError
 from lit_tune.text import encode, weights
-from lit_tune.text.cache import open_or_build
+from lit_tune.text.cache_build import open_or_build
 from lit_tune.text.encode import TextEncoder, buckets
 
 TEXTS = ["a cat", "", "the red dogs", "a big red cat on the mat " * 9, "dog", "a cat on the mat"]

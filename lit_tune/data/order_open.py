@@ -1,6 +1,5 @@
 """The order that a config asks for."""
 
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +11,7 @@ from lit_tune.data.order_hard import HardOrder
 from lit_tune.data.order_mix import MixedOrder, part_seed
 from lit_tune.data.order_window import WindowOrder
 from lit_tune.data.sample import Source
+from lit_tune.data.storage import Location
 from lit_tune.data.text_rows import CachedText, TextRows
 from lit_tune.errors import ConfigError, explain
 
@@ -20,7 +20,7 @@ from lit_tune.errors import ConfigError, explain
 class Sharded(Protocol):
     """A source whose pairs lie in shards, one after the other."""
 
-    def shard_pairs(self) -> list[tuple[Path, int]]:
+    def shard_pairs(self) -> list[tuple[Location, int]]:
         """Each shard and how many of its pairs are in use, `max_samples` aside."""
         ...
 

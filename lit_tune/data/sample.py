@@ -18,6 +18,7 @@ KINDS = (  # of refused samples, as they stand in quarantine.jsonl; code = place
     "unknown_format",  # not JPEG, PNG, WEBP, BMP or GIF by content
     "undecodable",  # cut, damaged or refused by the decoder
     "unreadable",  # the file or shard could not be read there
+    "no_vector",  # config.text.vectors has none for it
 )
 READ_TRIES = 3
 
