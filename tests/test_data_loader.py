@@ -362,6 +362,23 @@ def test_the_bank_of_a_step_holds_the_texts_planned_before_it(config, devices):
     assert np.array_equal(plain.past_positions(5, np.arange(2)), [4 * B, 4 * B + 1])
 
 
+def test_a_planned_text_that_is_missing_is_replaced_in_the_bank_as_in_a_batch(config):
+    class Gaps(Numbered):
+        def captions(self, index: int) -> int:
+            return 0 if index % 3 == 0 else 1
+
+    config.loss.text_bank, config.loss.mask_equal_captions, config.total_steps = 1, True, 4
+    source = sources.open_source(config.data.train, config.data)
+    planned = open_order(config, source)
+    with Batches(source, Gaps(), planned, config, make_mesh(1), start_step=3) as batches:
+        got = jax.device_get(next(batches))["bank_ztxt"][:, 0].astype(int).tolist()
+    wanted = []
+    for position, index in zip(range(2 * B, 3 * B), planned.planned_ids(2).tolist(), strict=True):
+        tried = [index, *(planned.substitute(position, attempt) for attempt in range(1, TRIES))]
+        wanted.append(next(one for one in tried if one % 3))
+    assert got == wanted and any(planned.planned_ids(2) % 3 == 0)
+
+
 def test_a_bank_that_would_hold_the_batch_itself_is_refused_without_the_mask(config):
     config.loss.text_bank = 2
     source = sources.open_source(config.data.train, config.data)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import shards_on_disk
 from PIL import Image
 
 from lit_tune import config as config_lib
@@ -14,6 +15,7 @@ from lit_tune.data.order import PlainOrder
 from lit_tune.data.order_mix import MixedOrder, part_seed
 from lit_tune.data.order_open import open_order
 from lit_tune.data.order_window import WindowOrder
+from lit_tune.data.sample import uid_of
 from lit_tune.errors import ConfigError
 
 WEIGHTS = (
@@ -143,3 +145,18 @@ def test_a_mixture_that_cannot_be_is_refused_in_one_line(mix, train, said):
 def test_thirds_and_decimals_are_accepted():
     for mix in (("1/3=emoji:train", "2/3=emoji:dev/train"), ("0.70=emoji:train", ".3=emoji:dev/train")):
         config_lib.check(config_lib.load("quickstart", [("data.mix", str(mix)), ("data.train", "")]))
+
+
+def test_a_mixture_of_listed_shards_knows_the_uid_of_every_pair(tmp_path):
+    shards_on_disk.shard(tmp_path / "a.tar", [5, None, 7, 8])
+    shards_on_disk.shard(tmp_path / "b.tar", [9, 10], start=4)
+    (tmp_path / "list.txt").write_text("".join(f"{uid:032x}\n" for uid in (7, 10, 5)))
+    data = config_lib.load("quickstart").data
+    data.caption_field, data.train, data.uid_list = "txt", "", str(tmp_path / "list.txt")
+    data.mix = (f"0.5={tmp_path}/a.tar", f"0.5={tmp_path}/b.tar")
+    listed = mixture.open_train(data)
+    assert [uid_of(listed, i) for i in range(len(listed))] == [f"{uid:032x}" for uid in (5, 7, 10)]
+    data.uid_list = ""
+    whole = mixture.open_train(data)
+    assert [uid_of(whole, i) for i in range(6)] == [whole[i].meta.get("uid", "") for i in range(6)]
+    assert uid_of(whole, 1) == "" and uid_of(whole, 5) == f"{10:032x}"

@@ -10,6 +10,7 @@ from lit_tune.data.decoding import Limits, Picture, load_pixels
 from lit_tune.data.sample import KINDS, BadSample, Source
 from lit_tune.data.text_rows import TextRows
 from lit_tune.data.transforms import Augment, train_crop, train_transform
+from lit_tune.errors import DataError, explain
 
 TRIES = 16  # samples tried for one row; with one in ten bad, all fail once in 10**16 rows
 
@@ -141,11 +142,23 @@ class HostBatches:
         """Texts planned for the steps before: those of step - 1 first, then of step - 2, ..."""
         recipe = self.recipe
         positions = self.order.past_positions(step, self.bank_rows)
-        planned = self.order.locate(positions)
-        texts = [self.text.row(index, _choice(order.generator(recipe.seed, position), self.text.captions(index),
-                                              recipe.captions))
-                 for position, index in zip(positions.tolist(), planned.tolist(), strict=True)]
+        texts = []
+        for position, index in zip(positions.tolist(), self.order.locate(positions).tolist(), strict=True):
+            index = self._with_text(position, index)
+            choice = _choice(order.generator(recipe.seed, position), self.text.captions(index), recipe.captions)
+            texts.append(self.text.row(index, choice))
         return {f"bank_{name}": np.stack([row[name] for row in texts]) for name in ("ztxt", "caption_id")}
+
+    def _with_text(self, position: int, index: int) -> int:
+        """The planned sample, or the first substitute that has a usable caption."""
+        for attempt in range(TRIES):
+            if attempt:
+                index = self.order.substitute(position, attempt)
+            if self.text.captions(index):
+                return index
+        raise DataError(explain(self.source.spec, expected="captions for the bank of past texts",
+                                found=f"{TRIES} samples in a row without one", do="look at the data with `lit-tune "
+                                "data inspect`, or set config.loss.text_bank=0"))  # fmt: skip
 
     def _fill(self, batch: dict[str, np.ndarray], row: int, position: int, index: int) -> tuple[int, int] | None:
         """Put a picture into a row: the planned sample or the first good substitute.

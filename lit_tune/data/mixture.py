@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from lit_tune.data import subset
-from lit_tune.data.sample import Sample, Source
+from lit_tune.data.sample import Sample, Source, uid_of
 from lit_tune.data.sources import open_source
 from lit_tune.errors import ConfigError, explain
 
@@ -68,6 +68,10 @@ class MixedSource:
     def caption_sets(self) -> Iterator[tuple[str, ...]]:
         """The usable captions of every pair in index order, () for a bad one."""
         return itertools.chain.from_iterable(part.caption_sets() for part in self.parts)
+
+    def uid(self, i: int) -> str:
+        """The uid of pair `i`, "" where it has none."""
+        return uid_of(*self._find(i))
 
     def describe(self, i: int) -> tuple[str, str]:
         """(part and shard or file, key) of pair `i`."""

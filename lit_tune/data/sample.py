@@ -78,6 +78,26 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Indexed(Protocol):
+    """A source that knows uids without reading samples."""
+
+    def uid(self, i: int) -> str:
+        """The uid of sample `i`, 32 hex digits; "" where the index has none."""
+        ...
+
+
+def uid_of(source: Source, i: int) -> str:
+    """The uid of sample `i`: of the index, else of its other fields; "" where it has none."""
+    known = source.uid(i) if isinstance(source, Indexed) else ""
+    if known:
+        return known
+    try:
+        return str(source[i].meta.get("uid", ""))
+    except BadSample:
+        return ""
+
+
 def read_at(descriptor: int, size: int, offset: int) -> bytes:
     """`size` bytes of an open file from `offset`; never moves a file position, so threads may share the descriptor.
 

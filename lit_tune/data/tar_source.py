@@ -174,6 +174,12 @@ class TarSource:
         names = (("image", SUFFIXES[record["suffix"]]), ("text", "txt"), ("json", "json"))
         return {suffix: shard.read(record, member) for member, suffix in names if record[f"{member}_block"]}
 
+    def uid(self, i: int) -> str:
+        """The uid of pair `i` as its index has it, 32 hex digits; "" where the json has none of that form."""
+        shard, place = self._find(i)
+        high, low = (int(shard.index.records[place][word]) for word in ("uid_high", "uid_low"))
+        return uid_digits(high, low).decode() if high or low else ""
+
     def copy(self, i: int) -> tuple[str, int]:
         """(uid, which copy) of pair `i`: 32 hex digits, and how many of the pairs before it are the same member."""
         shard, place = self._find(i)

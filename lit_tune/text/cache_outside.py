@@ -16,8 +16,7 @@ import numpy as np
 
 from lit_tune import fetch
 from lit_tune.data.captions import caption_id
-from lit_tune.data.sample import BadSample, Source
-from lit_tune.data.tar_source import TarSource
+from lit_tune.data.sample import Source, uid_of
 from lit_tune.errors import ConfigError, DataError, explain
 from lit_tune.text import cache_storage
 from lit_tune.text.cache import VECTORS, TextCache
@@ -107,14 +106,6 @@ def match(source: Source, table: VectorTable) -> Match:
                  first)  # fmt: skip
 
 
-def uid_of(source: Source, i: int) -> str:
-    """The `uid` of sample i's json fields, "" where it has none."""
-    try:
-        return str(source[i].meta.get("uid", ""))
-    except BadSample:
-        return ""
-
-
 def _plain_uid(uid: str) -> str:
     """A uid as it is compared: DataComp's are 32 hex digits, of which an index keeps the number."""
     digits = uid.strip().lower()
@@ -130,11 +121,6 @@ def _sample_names(source: Source, by: str) -> Iterator[str | None]:
         yield from itertools.repeat(None, len(source))
     elif by == "key":
         yield from (source.describe(i)[1] for i in range(len(source)))
-    elif isinstance(source, TarSource):  # from the indexes: no shard is read
-        records = (record for index in source.indexes() for record in index.records)
-        for i, record in enumerate(itertools.islice(records, len(source))):
-            high, low = int(record["uid_high"]), int(record["uid_low"])
-            yield f"{high:016x}{low:016x}" if high or low else uid_of(source, i)
     else:
         yield from (uid_of(source, i) for i in range(len(source)))
 

@@ -128,10 +128,6 @@ def _outside(config: ConfigDict, source: Source) -> Text:
         raise errors.ConfigError(errors.explain(
             "config.vision.embed_dim", expected=f"{cache.dim}, the width of {config.text.vectors}", found=width,
             do=f"set config.vision.embed_dim={cache.dim}"))
-    if missing and config.loss.text_bank:
-        raise errors.ConfigError(errors.explain(
-            "config.loss.text_bank", expected=f"0 where samples have no vector ({missing:,} in {config.text.vectors})",
-            found=config.loss.text_bank, do="complete the vectors, or set it to 0"))
     facts = f"vectors of {config.text.vectors} ({cache.dim} numbers a text), {cache.unique:,} distinct"
     pairs = MatchedSource(source, cache) if missing else source
     return Text(NoTower(cache), CachedText(cache), pairs, facts)
