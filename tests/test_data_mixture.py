@@ -96,7 +96,7 @@ def test_positions_alone_give_the_same_and_substitutes_stay_in_their_part():
 
 def test_a_mixture_is_a_source_that_shows_its_parts(tmp_path):
     a, b = folder(tmp_path / "a", 5, "red"), folder(tmp_path / "b", 3, "blue")
-    data = SimpleNamespace(train="", mix=(f"0.75={a}", f"1/4={b}"), caption_field="txt", shard_window=0)
+    data = SimpleNamespace(train="", mix=(f"0.75={a}", f"1/4={b}"), caption_field="txt", uid_list="", shard_window=0)
     source = mixture.open_train(data)
     assert len(source) == 8 and source.captions(4) == ("red 4",) and source[5].captions == ("blue 0",)
     assert list(source.caption_sets()) == [(f"red {i}",) for i in range(5)] + [(f"blue {i}",) for i in range(3)]
