@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int, UInt8, UInt32
+from jaxtyping import Array, Float, Int, Shaped, UInt32
 from ml_collections import ConfigDict
 
 from lit_tune import device_resize, live_text, losses, sharding, tree
@@ -96,7 +96,7 @@ def value_and_grads(
     return loss, metrics, {"zimg": zimg, "ztxt": texts.own}, {"image": dimage} | dscalars
 
 
-def pictures(model: Forward, batch: Batch) -> UInt8[Array, "b h w 3"]:
+def pictures(model: Forward, batch: Batch) -> Shaped[Array, "b h w 3"]:
     """The batch's pictures at the tower's size: as they came, or resized here, in the parts that are embedded."""
     if "crop" not in batch:
         return batch["image"]

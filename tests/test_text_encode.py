@@ -56,6 +56,9 @@ def test_minilm_from_sentence_through_the_cache_to_unit_vector_equals_the_refere
         def caption_sets(self) -> Iterator[tuple[str, ...]]:
             return ((sentence,) for sentence in sentences)
 
+        def captions(self, i: int) -> tuple[str, ...]:
+            return (sentences[i],)
+
     cache = open_or_build(Source(), minilm(), tmp_path / "cache")
     read = np.stack([cache.vector(i, 0) for i in range(len(cache))])
     assert cache.unique < len(sentences)  # hello / HELLO, " " / ""
