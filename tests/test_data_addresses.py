@@ -17,6 +17,7 @@ import fsspec
 import pytest
 
 from lit_tune.data import sources, storage, tar_source
+from lit_tune.data.__main__ import main
 from lit_tune.data.address import Address
 from lit_tune.data.sample import BadSample, Source
 from lit_tune.errors import ConfigError, DataError
@@ -41,7 +42,8 @@ def folder(tmp_path_factory) -> Path:
         with tarfile.open(folder / f"{shard}.tar", "w") as tar:
             for number in range(4 * shard, 4 * shard + 4):
                 image = b"\xff\xd8\xff" + bytes([number]) * (700 + number)
-                for suffix, data in (("jpg", image), ("txt", b"caption %d" % number), ("json", b'{"n": %d}' % number)):
+                fields = b'{"uid": "%032x"}' % number
+                for suffix, data in (("jpg", image), ("txt", b"caption %d" % number), ("json", fields)):
                     info = tarfile.TarInfo(f"{number:03d}.{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
@@ -271,3 +273,19 @@ def test_addresses_that_cannot_be_read_here_are_told_what_to_do(monkeypatch):
         with pytest.raises(ConfigError, match=rf"pip install 'lit_tune\[{extra}\]'") as caught:
             sources.open_source(f"{scheme}://bucket/{{0..1}}.tar", TXT)
         assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_index_reshard_and_convert_do_at_addresses_what_they_do_with_files(folder, memory, tmp_path, capsys):
+    listed = tmp_path / "list.txt"
+    remote, local = tmp_path / "remote", tmp_path / "local"
+    for where, place in (("memory://data/{0..1}.tar", remote), (f"{folder}/{{0..1}}.tar", local)):
+        listed.write_text("".join(f"{number:032x}\n" for number in (1, 6, 3)))
+        capsys.readouterr()
+        assert main(["index", where, f"--uid_list={listed}", "--workers=1", "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["read"], report["pairs"], report["uid_list"]["hits"]) == (2, 8, 3)
+        assert main(["reshard", where, f"--uid_list={listed}", "--workers=1", f"--out={place / 'some'}"]) == 0
+        assert main(["convert", where, "--to=array_record", "--workers=1", f"--out={place / 'records'}"]) == 0
+    for kind, pairs in (("some", 3), ("records", 8)):
+        got, wanted = (sources.open_source(str(place / kind), TXT) for place in (remote, local))
+        assert len(got) == pairs and [got[i] for i in range(pairs)] == [wanted[i] for i in range(pairs)]

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 from lit_tune import cli, config
 from lit_tune.data import convert, indexing, parallel, reshard, sources
+from lit_tune.data.storage import Location
 from lit_tune.data.subset import Subset
 from lit_tune.data.tar_source import caption_member
 from lit_tune.errors import ConfigError, DataError, explain
@@ -116,7 +117,7 @@ def _settings(flags: DataFlags) -> SimpleNamespace:
     return SimpleNamespace(caption_field=flags.caption_field)
 
 
-def _shards(flags: DataFlags) -> list[Path]:
+def _shards(flags: DataFlags) -> list[Location]:
     """The shards that the command line names."""
     paths = sources.shard_paths(flags.args[1])
     if paths is None:

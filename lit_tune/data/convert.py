@@ -14,7 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from lit_tune.data import indexing, parallel, sources
+from lit_tune.data import indexing, parallel, sources, storage
+from lit_tune.data.address import Address
 from lit_tune.data.decoding import LIMITS, Limits, load_image, rgb
 from lit_tune.data.sample import BadSample, Sample, Source
 from lit_tune.data.shard_folder import Loss, ShardFolder
@@ -45,12 +46,16 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Unit:
-    """What one new shard is made from: pairs `start` to `stop` - 1 of what `spec` names."""
+    """What one new shard is made from: pairs `start` to `stop` - 1 of what `spec` names.
+
+    `weight` is for the progress: bytes of a shard, pairs of anything else.
+    """
 
     number: int
     spec: str
     start: int
     stop: int
+    weight: int
 
 
 @dataclass(frozen=True)
@@ -102,11 +107,11 @@ def convert(
     folder = ShardFolder(out, "convert", form)
     with folder.opened(plan):
         todo = [unit for unit in units if not folder.is_done(unit.number)]
-        progress = parallel.Progress("convert", len(todo), sum(map(_weight, todo)))
+        progress = parallel.Progress("convert", len(todo), sum(unit.weight for unit in todo))
         job = _Job(folder, caption_field, encoding)
         try:
             for unit, _ in parallel.each(partial(_write, job=job), todo, workers):
-                progress.add(unit.stop - unit.start, _weight(unit))
+                progress.add(unit.stop - unit.start, unit.weight)
         except KeyboardInterrupt:
             progress.interrupted()
             raise
@@ -162,24 +167,20 @@ def _is_plain(data: bytes) -> bool:
 def _units(source: Source, per_shard: int) -> list[Unit]:
     """The new shards: one for each tar, or for each `per_shard` pairs of anything else."""
     if isinstance(source, TarSource):
-        return [Unit(number, str(path), 0, pairs) for number, (path, pairs) in enumerate(source.shard_pairs())]
+        return [Unit(number, path.url if isinstance(path, Address) else str(path), 0, pairs, storage.state(path).size)
+                for number, (path, pairs) in enumerate(source.shard_pairs())]  # fmt: skip
     starts = range(0, len(source), per_shard)
-    return [Unit(number, source.spec, start, min(start + per_shard, len(source)))
-            for number, start in enumerate(starts)]  # fmt: skip
-
-
-def _weight(unit: Unit) -> int:
-    """Bytes of a unit that is a file, pairs of another."""
-    path = Path(unit.spec)
-    return path.stat().st_size if path.is_file() else unit.stop - unit.start
+    stops = [min(start + per_shard, len(source)) for start in starts]
+    return [Unit(number, source.spec, start, stop, stop - start)
+            for number, (start, stop) in enumerate(zip(starts, stops, strict=True))]  # fmt: skip
 
 
 def _write(unit: Unit, job: _Job) -> None:
     """Write one new shard."""
     source = _opened(unit.spec, job.caption_field)
     if len(source) < unit.stop:
-        raise DataError(explain(unit.spec, expected=f"{unit.stop} pairs, as at the start", found=len(source),
-                                do="never change data while it is read"))  # fmt: skip
+        raise DataError(explain(str(storage.location(unit.spec)), expected=f"{unit.stop} pairs, as at the start",
+                                found=len(source), do="never change data while it is read"))  # fmt: skip
     fill = _fill_array_record if job.encoding is None else partial(_fill_tar, encoding=job.encoding)
     job.out.put(unit.number, partial(fill, source=source, unit=unit))
 

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lit_tune.data import storage, subset as subsets
 from lit_tune.data.parallel import Progress, each
+from lit_tune.data.storage import Location
 from lit_tune.data.subset import Subset
 from lit_tune.data.tar_index import Index, expected_samples, index_file, load, save, scan
 from lit_tune.data.tar_source import shard_problem
@@ -53,7 +53,7 @@ class Indexed:
                 setattr(self, name, getattr(self, name) + value)
 
 
-def index(paths: Sequence[Path], caption_member: str, workers: int, subset: Subset | None = None) -> Indexed:
+def index(paths: Sequence[Location], caption_member: str, workers: int, subset: Subset | None = None) -> Indexed:
     """Index shards that the cache does not know yet; a shard that is done is never read again.
 
     Args:
@@ -72,7 +72,7 @@ def index(paths: Sequence[Path], caption_member: str, workers: int, subset: Subs
     if subset is not None:
         subsets.opened(subset)
     total, problems = Indexed(), {}
-    todo: list[Path] = []
+    todo: list[Location] = []
     size = 0
     for path in paths:
         found, bytes_to_read = _known(path, caption_member, subset)
@@ -132,7 +132,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     return out + [f"  bad: {problem}" for problem in result["problems"]]
 
 
-def _known(path: Path, member: str, subset: Subset | None) -> tuple[Indexed | None, int]:
+def _known(path: Location, member: str, subset: Subset | None) -> tuple[Indexed | None, int]:
     """What is known of a shard without reading it (None if nothing), and its bytes."""
     try:
         file = index_file(path, member)
@@ -147,7 +147,7 @@ def _known(path: Path, member: str, subset: Subset | None) -> tuple[Indexed | No
     return _summary(index, path, member, subset, read=False), size
 
 
-def _read(path: Path, caption_member: str, subset: Subset | None) -> Indexed:
+def _read(path: Location, caption_member: str, subset: Subset | None) -> Indexed:
     """Make the index of one shard where there is none, and put it into the cache."""
     try:
         file = index_file(path, caption_member)
@@ -166,7 +166,7 @@ def _read(path: Path, caption_member: str, subset: Subset | None) -> Indexed:
         ) from error  # fmt: skip
 
 
-def _summary(index: Index, path: Path, member: str, subset: Subset | None, read: bool) -> Indexed:
+def _summary(index: Index, path: Location, member: str, subset: Subset | None, read: bool) -> Indexed:
     """The numbers of one shard."""
     file = index_file(path, member)
     try:

@@ -16,6 +16,7 @@ from typing import Any
 from lit_tune.data import indexing, parallel, storage
 from lit_tune.data.sample import BadSample
 from lit_tune.data.shard_folder import Loss, ShardFolder
+from lit_tune.data.storage import Location
 from lit_tune.data.subset import Subset
 from lit_tune.data.tar_source import Piece, TarSource, caption_member, open_shards
 from lit_tune.data.tar_write import TarShard
@@ -32,8 +33,8 @@ class _Job:
 
 
 def reshard(
-    paths: Sequence[Path], spec: str, subset: Subset, out: Path, *, per_shard: int, caption_field: str, workers: int,
-    allow_missing: float,
+    paths: Sequence[Location], spec: str, subset: Subset, out: Path, *, per_shard: int, caption_field: str,
+    workers: int, allow_missing: float,
 ) -> dict[str, Any]:
     """Write the subset; a second call goes on where a first one was ended.
 
