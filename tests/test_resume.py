@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,13 @@ def final(home: Path, name: str) -> dict:
     return json.loads((home / name / "final.json").read_text())
 
 
-def check_resumed(home: Path, name: str, **changes: object) -> None:
-    """Start the same command once more and compare its end with the straight run."""
-    code, output = tiny.finish(run(home, name, **changes))
+def check_resumed(home: Path, name: str, **changes: object) -> float:
+    """Start the same command once more and compare its end with the straight run; seconds until its first new step."""
+    before, start = max(line["step"] for line in tiny.lines(home / name)), time.monotonic()
+    process = run(home, name, **changes)
+    tiny.wait_for_step(home / name, before + 1, process)
+    seconds = time.monotonic() - start
+    code, output = tiny.finish(process)
     assert code == 0, output
     assert "resumed" in output, output
     assert final(home, name)["params_sha256"] == final(home, "straight")["params_sha256"]
@@ -49,6 +54,7 @@ def check_resumed(home: Path, name: str, **changes: object) -> None:
         if line["kind"] == "train":
             for key in ("train/loss", "data/batch_digest", "train/lr"):
                 assert line[key] == same[line["step"]][key], (line["step"], key)
+    return seconds
 
 
 def test_the_straight_run_writes_what_the_interface_promises(home: Path) -> None:
@@ -75,12 +81,13 @@ def test_a_finished_run_started_again_ends_at_once_and_rewrites_nothing(home: Pa
         p: t for p, t in before.items() if p.name != "run.lock"}
 
 
-def test_kill_9_at_some_step_and_resume_is_bitwise(home: Path) -> None:
+@pytest.mark.faults(row=1, fault="kill -9 between two saves", expected="resumes bit for bit, each log line once")
+def test_kill_9_at_some_step_and_resume_is_bitwise(home: Path, recovery: Callable[[float], None]) -> None:
     process = run(home, "killed")
     tiny.wait_for_step(home / "killed", 23, process)
     process.kill()
     process.communicate()
-    check_resumed(home, "killed")
+    recovery(check_resumed(home, "killed"))
 
 
 def test_sigterm_saves_and_resume_is_bitwise(home: Path) -> None:
