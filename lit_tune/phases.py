@@ -91,13 +91,10 @@ class Phases:
         self._name, self._since = name, now
         return before
 
-    def goodput(self) -> float:
-        """Share of the wall time since the start, in [0, 1], that was spent in training steps.
-
-        Waiting for data, compiling, restoring, evaluating and saving are the rest.
-        """
+    def booked(self) -> dict[str, float]:
+        """Seconds of wall time by phase since the start, until this moment."""
         self._switch(self._name)
-        return self.seconds.get("step", 0.0) / max(sum(self.seconds.values()), 1e-9)
+        return dict(self.seconds)
 
     def stop_requested(self) -> bool:
         """Whether a signal, here or on another process, has asked the run to save and end."""

@@ -42,6 +42,7 @@ from lit_tune.evaluation import pages, training as evaluation
 from lit_tune.evaluation.embedding import Stopped
 from lit_tune.evaluation.sets import weights_to_evaluate
 from lit_tune.flags import TrainFlags
+from lit_tune.goodput import Goodput, told
 from lit_tune.metrics import MetricWriter, Throughput, peak_flops
 from lit_tune.phases import Phases
 from lit_tune.rundir import RunDir, read_eval, read_metrics
@@ -77,6 +78,7 @@ class Run:
     meta: dict[str, Any]  # goes into every checkpoint
     state: dict[str, Any]
     step: int  # steps trained so far
+    goodput: Goodput
     growth: watch.Growth | None  # None where a run starts from random numbers: there everything grows
     skipped: float = 0.0  # skipped steps at the last log line, at `logged` steps
     logged: int = 0
@@ -127,7 +129,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
             with phases.enter("restore"):
                 restored = checkpoints.restore(None, built.abstract[0], built.shardings[0])
             if restored is None:
-                state = built.init(jax.random.key(config.seed))
+                state, saved = built.init(jax.random.key(config.seed)), {}
                 if config.vision.init_from:
                     state = start_from(state, warm_start.load_vision_params(
                         config.vision.init_from, built.image_tower, config.vision.init_resample))
@@ -135,11 +137,13 @@ def train(flags: TrainFlags, phases: Phases) -> int:
                 phases.saved_step, state, saved = restored
                 order.check_same(saved)
             step = phases.saved_step
+            goodput = Goodput(phases, saved.get("goodput"), read_metrics(directory.path),
+                              ended=directory.final() is not None)
             directory.resume_at(step)
             batches = Batches(text.source, text.rows, order, config, mesh, start_step=step)
             growth = watch.Growth(read_metrics(directory.path)) if config.vision.init_from else None
             run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, evaluations, meta,
-                      state, step, growth, logged=step, skipped=float(jax.device_get(state["skipped"])))
+                      state, step, goodput, growth, logged=step, skipped=float(jax.device_get(state["skipped"])))
             console.print_facts(config, built, source, text.facts, resumed_at=step)
             with batches:
                 return loop(run)
@@ -238,7 +242,7 @@ def write_line(run: Run, writer: MetricWriter, clock: Throughput) -> None:
     for warning in run.growth.look(values) if run.growth and line.block_stats else ():
         console.warn(f"step {step}: {warning}")
     values |= line.data | {
-        "perf/goodput": run.phases.goodput(), "perf/cpu_s": time.process_time() - run.cpu_start,
+        **run.goodput.shares(), "perf/cpu_s": time.process_time() - run.cpu_start,
         **clock.rates(step, run.batches.take_wait(), run.elsewhere())}
     writer.write(step, "train", values)
     writer.progress(step, values)
@@ -273,7 +277,7 @@ def save(run: Run, scores: dict[str, float], *, wait: bool = False) -> None:
     with run.phases.enter("save"):
         run.directory.sync()  # the lines on disk are never behind the checkpoint
         save = run.checkpoints.save_now if wait else run.checkpoints.save
-        save(run.step, run.state, run.meta | {"metrics": scores})
+        save(run.step, run.state, run.meta | {"metrics": scores, "goodput": run.goodput.record()})
         run.phases.saved_step = run.checkpoints.saved_step
 
 
@@ -288,6 +292,7 @@ def finish(run: Run, scores: dict[str, float]) -> int:
     run.directory.quarantine(run.batches.quarantine.drain())
     if replaced := run.batches.quarantine.summary():
         console.say(f"data      {replaced}")
+    console.say(f"time      {told(run.goodput.shares())}")
     if jax.process_index() == 0:
         console.print_end(run.flags.workdir, scores, bool(run.evaluations))
     return 0

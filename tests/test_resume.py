@@ -44,6 +44,7 @@ def check_resumed(home: Path, name: str, **changes: object) -> float:
     code, output = tiny.finish(process)
     assert code == 0, output
     assert "resumed" in output, output
+    resumed = int(output.split("resumed   at step ")[1].split()[0])
     assert final(home, name)["params_sha256"] == final(home, "straight")["params_sha256"]
     assert final(home, name)["eval"] == final(home, "straight")["eval"]
     counts = Counter((line["step"], line["kind"]) for line in tiny.lines(home / name))
@@ -54,6 +55,9 @@ def check_resumed(home: Path, name: str, **changes: object) -> float:
         if line["kind"] == "train":
             for key in ("train/loss", "data/batch_digest", "train/lr"):
                 assert line[key] == same[line["step"]][key], (line["step"], key)
+            lost = [share for key, share in line.items() if key.startswith("perf/lost_")]
+            assert line["perf/goodput"] + sum(lost) == pytest.approx(1) and min(lost) >= 0
+            assert ("perf/lost_redone" in line) == ("perf/lost_down" in line) == (line["step"] > resumed)
     return seconds
 
 

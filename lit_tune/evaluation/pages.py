@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from lit_tune.evals import aggregate, published
 from lit_tune.evals.results import FILE, Result, read_results, val_metrics
+from lit_tune.goodput import told
 from lit_tune.report import page
 from lit_tune.report.examples import Examples
 from lit_tune.rundir import read_metrics
@@ -43,8 +44,8 @@ def write_run_page(
                             f"{config.vision.width}, depth {config.vision.depth}",
              "text tower": f"{config.text.model}, frozen", "data": config.data.train or " + ".join(config.data.mix),
              "loss": f"{config.loss.name}, batch {config.global_batch:,}", "seed": config.seed}
-    if len(trained) > 1:
-        facts["time since the first line"] = f"{trained[-1]['time'] - trained[0]['time']:.0f} s"
+    if trained and "perf/goodput" in trained[-1]:
+        facts["time"] = told(trained[-1])
     title = f"lit_tune: {workdir.name}"
     _write(workdir / "eval" / "report.html", title, facts, lines, metrics, examples, folder_of(workdir, step))
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lit_tune import goodput
 from lit_tune.evals.aggregate import SUITE
 from lit_tune.evals.catalog import TASKS
 from lit_tune.evals.results import inside_name
@@ -30,6 +31,19 @@ def overview(lines: Sequence[Mapping[str, Any]]) -> str:
     }
     figures = [f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>" for name, svg in charts.items() if svg]
     return f'<h3>Over the steps</h3><div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def time_spent(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A chart of the share of the run's time that was training, and of the largest causes of the rest, over steps."""
+    logged = [line for line in lines if _is_number(line.get("perf/goodput"))]
+    if not logged:
+        return ""
+    largest = list(goodput.causes(logged[-1]))[:5]  # six lines are what a reader can tell apart
+    keys = {"training": "perf/goodput"} | {cause: f"perf/lost_{cause.replace(' ', '_')}" for cause in largest}
+    svg = line_chart([Line(name, [(line["step"], 100 * line[key]) for line in logged if key in line])
+                      for name, key in keys.items()], "step", "per cent of the time", from_zero=True)  # fmt: skip
+    said = f"Where the time went: {escape(goodput.told(logged[-1]))}"
+    return f'<div class="charts"><figure><figcaption>{said}</figcaption>{svg}</figure></div>' if svg else ""
 
 
 def small_multiples(lines: Sequence[Mapping[str, Any]], mains: Mapping[str, str]) -> str:

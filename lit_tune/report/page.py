@@ -68,7 +68,7 @@ def write_report(
     overview = [_facts(facts), scores(metrics, [result.task for result in results]), curves.overview(lines)]
     tabs = frame([
         Tab("overview", "Overview", "".join(overview)),
-        Tab("training", "Training", curves.small_multiples(lines, mains)),
+        Tab("training", "Training", curves.time_spent(lines) + curves.small_multiples(lines, mains)),
         Tab("tasks", "Tasks", "".join(tasks)),
         Tab("mistakes", "Mistakes", blocks("mistakes", _panels(mistakes.panel, details, names))),
         Tab("retrieval", "Retrieval", blocks("retrieval", _found(examples, details, names))),
