@@ -117,6 +117,17 @@ def test_array_records_hold_the_pairs_of_the_tars(array_records, tars):
     assert len(few) == 9 and few.captions(8) == ("caf\u00e9 0", "view 0") and few[0].key == "000005"
 
 
+def test_records_compressed_in_groups_are_read_and_told_of(tars, tmp_path, capsys):
+    for group in (1, 4):
+        writer = ArrayRecordWriter(str(tmp_path / f"{group}.array_record"), f"group_size:{group}")
+        for i in range(6):
+            writer.write(records.pack(tars[i]))
+        writer.close()
+        source = sources.open_source(str(tmp_path / f"{group}.array_record"), TXT)
+        assert [source[i].key for i in range(6)] == [tars[i].key for i in range(6)]
+        assert ("has groups of 4 records" in capsys.readouterr().err) == (group == 4)
+
+
 def test_a_record_is_laid_out_as_documented():
     sample = Sample("k\u00e9y", b"\xff\xd8\xff picture", ("one", "two \u72ac"), {"uid": "00", "n": [1, 2.5, None]})
     data = records.pack(sample)

@@ -4,6 +4,8 @@ Source: google/array_record, whose reader gives record i in one read where files
 default); reads by number may run in several threads at once.
 """
 
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +84,16 @@ def open_array_records(
     files, problems = look_at(paths, _look, allow_missing)
     source = ArrayRecordSource(files, caption_field, spec, max_samples)
     finished(source, problems)
+    if (group := _group_size(files[0].path)) > 1:
+        print(f"lit_tune: {files[0].path} has groups of {group} records: each read decodes a whole group; files written "
+              "with group_size:1 are read one record at a time", file=sys.stderr, flush=True)  # fmt: skip
     return source
+
+
+def _group_size(path: Path) -> int:
+    """Records that are compressed together, as the file's writer noted it; 1 where it noted nothing."""
+    noted = re.search(r"group_size:(\d+)", _reader(path).writer_options_string())
+    return int(noted[1]) if noted else 1
 
 
 def _look(path: Path) -> PairFile:
