@@ -85,7 +85,7 @@ def open_array_records(
     source = ArrayRecordSource(files, caption_field, spec, max_samples)
     finished(source, problems)
     if (group := _group_size(files[0].path)) > 1:
-        print(f"lit_tune: {files[0].path} has groups of {group} records, and each read decodes a whole group; write such "
+        print(f"lit_tune: {files[0].path} has groups of {group} records, each read decodes one whole; write such "
               "files with group_size:1", file=sys.stderr, flush=True)  # fmt: skip
     return source
 
