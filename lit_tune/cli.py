@@ -13,7 +13,6 @@ from lit_tune import __version__, errors, flags
 
 # Named in the plan of the command line, absent from this version.
 LATER = {
-    "average": "weights between two checkpoints",
     "doctor": "versions, devices, what is missing",
 }
 CLOSED_PIPE = 141  # what a shell shows for a program ended by SIGPIPE

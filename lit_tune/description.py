@@ -23,6 +23,7 @@ from lit_tune.models.vision import VisionSpec
 
 FORMAT = 1
 VISION_FILE, TEXT_FILE, TEXT_FOLDER = "vision_tower.json", "text_tower.json", "text"
+VISION_WEIGHTS = "vision.safetensors"  # under our own names; a text tower's are in TEXT_FOLDER
 WEIGHTS_KEYS = ("file", "layout", "sha256")
 PREPROCESS = {  # keys of a vision description's "preprocess" -> what its values may be
     "image_size": "two whole numbers",

@@ -135,9 +135,18 @@ class ExportFlags:
     workdir: str | None = flag("the run's folder", form="DIR")
     step: int | None = flag("which checkpoint; the newest if absent", read=whole, form="N")
     model: str | None = flag("an import or another export, instead of --workdir", form="DIR")
-    format: str = flag("hf, timm, nomic, open_clip, sentence-transformers or onnx", "hf", form="FORMAT")
+    format: str = flag("hf, timm, nomic, open_clip, sentence-transformers, onnx or lit_tune", "hf", form="FORMAT")
     out: str = flag("the folder to write", form="DIR", required=True)
     name: str | None = flag("what the card calls the model; the folder's name if absent", form="TEXT")
+
+
+@dataclasses.dataclass(frozen=True)
+class AverageFlags:
+    """Write a model whose image weights lie between those of two others (as WiSE-FT does)."""
+
+    alpha: float = flag("share of B: (1 - alpha) A + alpha B", 0.5, read=share, form="SHARE")
+    out: str = flag("the folder to write", form="DIR", required=True)
+    args: tuple[str, ...] = flag("two runs, imports or exports; RUN@STEP for an older checkpoint", (), form="A B")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,8 +251,8 @@ class PlanFlags:
 
 COMMANDS: dict[str, type] = {
     "train": TrainFlags, "eval": EvalFlags, "embed": EmbedFlags, "search": SearchFlags, "export": ExportFlags,
-    "import": ImportFlags, "cache_text": CacheTextFlags, "data": DataFlags, "verify": VerifyFlags,
-    "bench": BenchFlags, "plan": PlanFlags,
+    "import": ImportFlags, "average": AverageFlags, "cache_text": CacheTextFlags, "data": DataFlags,
+    "verify": VerifyFlags, "bench": BenchFlags, "plan": PlanFlags,
 }
 
 

@@ -22,7 +22,6 @@ from lit_tune.models.two_towers import family_of, tower_of
 from lit_tune.text import encode, weights as text_weights
 from lit_tune.text.tokenizer import Tokenizer
 
-VISION_WEIGHTS = "vision.safetensors"  # under our own names; a text tower's are in text/
 KINDS = ("vision", "text")
 ARTICLES = {"vision": "an image", "text": "a text"}
 FLAGS_OF = {  # which flags are about which tower
@@ -207,7 +206,7 @@ def _write(out: Path, found: sources.Found, towers: list[Imported]) -> None:
 
 def _write_vision(folder: Path, tower: Imported) -> None:
     """vision.safetensors under our names, and vision_tower.json."""
-    file = folder / VISION_WEIGHTS
+    file = folder / description.VISION_WEIGHTS
     weights.write(file, tree.flatten(tower.params))
     description.save_vision(folder, tower.page, file, mapping.NATIVE)
 

@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BELOW_STEP = {"models", "losses", "metrics", "optim", "sharding", "checkpoint", "data", "text", "evals", "convert"}
-SUBCOMMANDS = {"import", "train", "eval", "embed", "search", "export", "cache_text", "verify", "bench", "plan"}
+SUBCOMMANDS = {"import", "train", "eval", "embed", "search", "export", "average", "cache_text", "verify", "bench",
+               "plan"}
 
 
 def module_files() -> dict[str, Path]:

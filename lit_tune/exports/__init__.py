@@ -26,6 +26,7 @@ FORMATS = {  # format -> the module whose `write(source, out) -> list[Written]` 
     "open_clip": "lit_tune.exports.open_clip",
     "sentence-transformers": "lit_tune.exports.sentence_transformers",
     "onnx": "lit_tune.exports.onnx_folder",
+    "lit_tune": "lit_tune.exports.native",
 }
 
 

@@ -176,7 +176,8 @@ def _origin(source: Source) -> list[str]:
     if facts["kind"] != "run":
         told = facts["vision"] if "vision" in facts else {}
         known = ", ".join(f"{name} {value}" for name, value in told.items()) or NOT_STATED
-        return [*lines, f"Image tower: imported; source: {known}; licence {_licence(told)}.",
+        how = "an average" if facts["kind"] == "average" else "imported"
+        return [*lines, f"Image tower: {how}; source: {known}; licence {_licence(told)}.",
                 f"Training data: {NOT_STATED}."]
     config = facts["config"]
     start, data = config["vision"]["init_from"], config["data"]["train"]

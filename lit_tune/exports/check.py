@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lit_tune import convert, tree
-from lit_tune.convert import described, peer_files, timm, weights
+from lit_tune.convert import described, mapping, peer_files, timm, weights
 from lit_tune.description import vision_description, weights_of
 from lit_tune.errors import ConfigError, LitTuneError
 from lit_tune.exports import peers
@@ -74,7 +74,7 @@ def check(folder: Path, written: Written, source: Source, wanted: Expected) -> d
         if not one["max_difference"] <= tolerance:
             raise LitTuneError(f"{written.file}, read by {one['who']}, gives vectors {one['max_difference']:.2e} away "
                                f"from the tower's own (tolerance {tolerance:.0e}): do not use it")
-    if written.kind == "vision":
+    if written.kind == "vision" and written.layout != mapping.NATIVE:  # no peer's config lies beside that one
         check_preparation(folder, written, source)
     tried = f"{PICTURES} random pictures" if written.kind == "vision" else f"{len(TEXTS)} texts with and without prefix"
     return {"what": written.what, "kind": written.kind, "file": written.file, "layout": written.layout,
