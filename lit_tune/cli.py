@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lit_tune import __version__, errors, flags
+from lit_tune.redaction import redact
 
 # Named in the plan of the command line, absent from this version.
 LATER = {
@@ -43,7 +44,7 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
 
 def report(error: errors.LitTuneError) -> int:
     """Tell a user error in one line on stderr; its exit code."""
-    print("lit-tune:", " ".join(str(error).split()), file=sys.stderr)
+    print("lit-tune:", redact(" ".join(str(error).split())), file=sys.stderr)
     return error.exit_code
 
 

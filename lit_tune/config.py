@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from lit_tune import config_start, errors, flags, shipped
 from lit_tune.config_check import check, check_devices, flat
+from lit_tune.redaction import redact_values
 
 __all__ = ["check", "check_devices", "config_hash", "diff", "flat", "from_json", "load", "names", "override", "parse",
            "resolved", "to_json"]
@@ -125,8 +126,11 @@ def typed(value: Any, like: Any, key: str) -> Any:
 
 
 def resolved(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain nested dicts of JSON values, references followed, tuples as lists."""
-    return json.loads(json.dumps(config.copy_and_resolve_references().to_dict()))
+    """The config as plain nested dicts of JSON values, references followed, tuples as lists, addresses without secrets.
+
+    So a run may go on with another signature of the same shards.
+    """
+    return redact_values(json.loads(json.dumps(config.copy_and_resolve_references().to_dict())))
 
 
 def to_json(config: ConfigDict) -> str:

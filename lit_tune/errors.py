@@ -1,5 +1,7 @@
 """The errors a user can cause, each with the exit code that a script may rely on."""
 
+from lit_tune.redaction import redact
+
 
 class LitTuneError(Exception):
     """Anything that ends the program with one line instead of a traceback."""
@@ -47,4 +49,4 @@ def explain(what: str, *, expected: object, found: object, do: str) -> str:
         do: the next thing for the user to type or change.
     """
     line = f"{what}: expected {expected}, found {found}; {do}"
-    return " ".join(line.split())  # one line, whatever the parts held
+    return redact(" ".join(line.split()))  # one line, whatever the parts held

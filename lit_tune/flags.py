@@ -49,6 +49,8 @@ class TrainFlags:
     debug_fault: tuple[str, int, int | None] | None = flag(
         "make a fault on purpose: nan", read=fault, form="KIND@STEP[:PROCESS]")
     max_samples: int | None = flag("use only the first N pairs of the training data", read=positive, form="N")
+    allow_missing: float = flag("share of the shards that may be missing or damaged; they are left out", 0.0,
+                                read=share, form="SHARE")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
     config_lib.check_devices(config, jax.device_count(), jax.process_count())
 
     # Pairs, and the directory that only one run at a time may write.
-    source = open_train(config.data, max_samples=flags.max_samples)
+    source = open_train(config.data, max_samples=flags.max_samples, allow_missing=flags.allow_missing)
     facts = {"train": source.fingerprint} | vectors_digest(config)
     with RunDir.open(flags.workdir, config_lib.to_json(config), data=facts,
                      extend=flags.extend) as directory:

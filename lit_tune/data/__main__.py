@@ -15,6 +15,7 @@ from lit_tune.data.subset import Subset
 from lit_tune.data.tar_source import caption_member
 from lit_tune.errors import ConfigError, DataError, explain
 from lit_tune.flags import DataFlags
+from lit_tune.redaction import redact
 
 REPEATS = ("once", "multiplicity")
 POLICIES = ("clean", "reference")
@@ -44,13 +45,13 @@ def _index(flags: DataFlags) -> int:
     paths = sources.shard_paths(spec)
     if paths is None:  # a folder is read at every start; this shows that it can be
         source = sources.open_source(spec, _settings(flags), subset=subset)
-        print(f"{spec}: {len(source)} pairs, fingerprint {source.fingerprint}")
+        print(f"{source.spec}: {len(source)} pairs, fingerprint {source.fingerprint}")
         return 0
     found = indexing.index(paths, caption_member(flags.caption_field), flags.workers or parallel.cores(), subset)
     fingerprint = ""
     if not found.problems:
         fingerprint = sources.open_source(spec, _settings(flags), subset=subset).fingerprint
-    result = indexing.as_dict(spec, found, subset, time.monotonic() - start, fingerprint)
+    result = indexing.as_dict(redact(spec), found, subset, time.monotonic() - start, fingerprint)
     print(json.dumps(result, indent=1) if flags.json else "\n".join(indexing.lines(result)))
     return _told(found.problems, found.shards)
 

@@ -1,7 +1,8 @@
 """Names of objects that do not lie on this machine: gs://bucket/key, s3://bucket/key, http(s)://host/path."""
 
-import re
 from dataclasses import dataclass
+
+from lit_tune.redaction import redact
 
 SCHEMES = {  # what opens them, beside fsspec: the extra of this package to install, "" where nothing is missing
     "gs": "gcs",
@@ -24,7 +25,7 @@ class Address:
 
     def __str__(self) -> str:
         """The address without query, user and password."""
-        return re.sub(r"//[^/@]*@", "//", self._path)
+        return redact(self.url)
 
     def __repr__(self) -> str:
         return f"Address({str(self)!r})"

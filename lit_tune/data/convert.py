@@ -22,6 +22,7 @@ from lit_tune.data.shard_folder import Loss, ShardFolder
 from lit_tune.data.tar_source import TarSource, caption_member, open_shards
 from lit_tune.data.tar_write import TarShard
 from lit_tune.errors import DataError, explain
+from lit_tune.redaction import redact
 
 FORMS = ("tar", "array_record")
 JPEG_SIDE = 65_500  # pixels that a JPEG may have in one direction (libjpeg's JPEG_MAX_DIMENSION)
@@ -116,7 +117,7 @@ def convert(
             progress.interrupted()
             raise
         problems = source.problems if isinstance(source, TarSource) else []
-        counts = {"spec": spec, "groups_in": groups, "left_out": left_out, "samples_in": len(source),
+        counts = {"spec": redact(spec), "groups_in": groups, "left_out": left_out, "samples_in": len(source),
                   "bad_shards": problems}  # fmt: skip
         return folder.finish(plan, len(units), counts)
 

@@ -94,19 +94,22 @@ def parse(mix: Sequence[str]) -> list[tuple[Fraction, str]]:
     return [(Fraction(weight), spec) for weight, _, spec in entries]
 
 
-def open_train(data: Any, *, caption_field: str | None = None, max_samples: int | None = None) -> Source:
+def open_train(
+    data: Any, *, caption_field: str | None = None, max_samples: int | None = None, allow_missing: float = 0.0
+) -> Source:
     """The training pairs of a config: one source, or the parts of a mixture.
 
     Args:
         data: `config.data`.
         caption_field: stands in for `data.caption_field`.
         max_samples: use only the first so many pairs, of a mixture so many of each part.
+        allow_missing: share of the shards, of a mixture of each part's, that may be missing or damaged.
 
     Raises:
         ConfigError, DataError: as `open_source`; also two parts with the same pairs.
     """
     specs = [spec for _, spec in parse(data.mix)] or [data.train]
     listed = subset.of_config(data)
-    opened = [open_source(spec, data, caption_field=caption_field, max_samples=max_samples, subset=listed)
-              for spec in specs]
+    opened = [open_source(spec, data, caption_field=caption_field, max_samples=max_samples, subset=listed,
+                          allow_missing=allow_missing) for spec in specs]
     return MixedSource(opened) if data.mix else opened[0]

@@ -8,7 +8,6 @@ Whatever goes wrong comes out as an OSError whose text names no secret.
 import contextlib
 import os
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from lit_tune.data.address import SCHEMES, Address, is_address
 from lit_tune.data.sample import READ_TRIES, BadSample, read_at
 from lit_tune.data.tar_walk import Readable
 from lit_tune.errors import ConfigError, explain
+from lit_tune.redaction import redact
 
 Location = Path | Address
 BLOCK = 8 << 20  # bytes that one request of a sequential read asks for
@@ -217,8 +217,8 @@ def _final(error: BaseException) -> Exception | None:
 
 
 def _reason(error: BaseException) -> str:
-    """What an error says, without queries of addresses: signatures stand there."""
-    return re.sub(r"\?[^\s'\")]+", "?...", f"{type(error).__name__}: {error}")
+    """What an error says, without secrets of addresses."""
+    return redact(f"{type(error).__name__}: {error}")
 
 
 def _file_system(address: Address) -> Any:

@@ -24,6 +24,7 @@ from lit_tune.data.subset import Subset
 from lit_tune.data.tar_index import COUNTS, MAX_JSON, SUFFIXES, Index, index_file, index_shard, load
 from lit_tune.data.tar_walk import BLOCK
 from lit_tune.errors import DataError, explain
+from lit_tune.redaction import redact
 
 OPEN_SHARDS = 128  # held open at a time, two descriptors each; many systems allow 1,024 a process
 INDEX_THREADS = 4
@@ -93,7 +94,7 @@ class TarSource:
 
     def __init__(self, shards: Sequence[_Shard], caption_field: str, spec: str, max_samples: int | None = None,
                  subset: Subset | None = None) -> None:
-        self.spec = spec
+        self.spec = redact(spec)
         self.caption_field = caption_field
         self.subset = subset
         self.problems: list[str] = []
