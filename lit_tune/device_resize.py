@@ -1,7 +1,8 @@
 """Crops of any size to the tower's size inside the step: antialiased bicubic as two small products a picture.
 
-The host sends each crop in the upper left corner of a square of one size, with its height, its width and whether it is
-flipped (`data.transforms.train_crop`). The weights are worked out from those numbers, so the program has one shape.
+The host sends each crop somewhere in a square of one size, with the place of its corner, its height, its width and
+whether it is flipped (`data.transforms.train_crop`). The weights are worked out from those numbers, so the program has
+one shape.
 """
 
 import jax
@@ -12,7 +13,7 @@ A = -0.5  # of the cubic: Catmull-Rom, Pillow's BICUBIC
 
 
 def resize(
-    image: UInt8[Array, "b H W 3"], crop: Int[Array, "b 3"], size: tuple[int, int]
+    image: UInt8[Array, "b H W 3"], crop: Int[Array, "b 5"], size: tuple[int, int]
 ) -> UInt8[Array, "b h w 3"]:
     """The crops at `size`: first down the columns, then across the rows, each pass rounded to whole levels.
 
@@ -20,28 +21,30 @@ def resize(
 
     Args:
         image: canvases; what lies outside a crop is not looked at.
-        crop: height and width of each crop, at least 1, at most H and W; 1 where it is to be flipped, else 0.
+        crop: top, left, height and width of each crop, which lies inside its canvas and has a pixel at least; 1 where
+            it is to be flipped, else 0.
         size: (height, width) of the result.
     """
-    tall = _weights(crop[:, 0], image.shape[1], size[0])
-    wide = _weights(crop[:, 1], image.shape[2], size[1])
-    wide = jnp.where(crop[:, 2, None, None] == 1, wide[:, ::-1], wide)
+    tall = _weights(crop[:, 0], crop[:, 2], image.shape[1], size[0])
+    wide = _weights(crop[:, 1], crop[:, 3], image.shape[2], size[1])
+    wide = jnp.where(crop[:, 4, None, None] == 1, wide[:, ::-1], wide)
     rows = _levels(tall, image, "bhH,bHWc->bhWc")
     return _levels(wide, rows, "bwW,bhWc->bhwc")
 
 
-def _weights(lengths: Int[Array, " b"], inputs: int, outputs: int) -> Float[Array, "b o i"]:
-    """How much each of the first `lengths` of `inputs` pixels counts in each of `outputs`; rows sum to 1.
+def _weights(starts: Int[Array, " b"], lengths: Int[Array, " b"], inputs: int, outputs: int) -> Float[Array, "b o i"]:
+    """How much each of `inputs` pixels counts in each of `outputs`: 0 outside the `lengths` from `starts` on, sums 1.
 
     Source: Pillow's precompute_coeffs (src/libImaging/Resample.c): the filter widens with the reduction.
     """
     n = lengths[:, None, None]
-    i, o = jnp.arange(inputs)[None, None, :], jnp.arange(outputs)[None, :, None]
+    i = jnp.arange(inputs)[None, None, :] - starts[:, None, None]
+    o = jnp.arange(outputs)[None, :, None]
     # From the centre of an input to that of an output, in units of the wider of both pixels; whole numbers until here.
     x = jnp.abs(((2 * i + 1) * outputs - (2 * o + 1) * n) / (2 * jnp.maximum(n, outputs)))  # (b, o, i)
     near = ((A + 2) * x - (A + 3)) * x * x + 1
     far = A * (((x - 5) * x + 8) * x - 4)
-    weights = jnp.where(i < n, jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0)), 0.0)
+    weights = jnp.where((i >= 0) & (i < n), jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0)), 0.0)
     return weights / jnp.sum(weights, axis=-1, keepdims=True)
 
 

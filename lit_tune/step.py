@@ -135,9 +135,9 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> Batch:
 
     size = config.vision.image_size
     batch = {"image": array(jnp.uint8, rows, *size, 3), "caption_id": array(jnp.uint32, rows, 2)}
-    if config.data.resize_on == "device":  # pictures of any size in a corner of a square, see device_resize.py
+    if config.data.resize_on == "device":  # pictures of any size inside a square, see device_resize.py
         batch["image"] = array(jnp.uint8, rows, config.data.canvas, config.data.canvas, 3)
-        batch["crop"] = array(jnp.int32, rows, 3)
+        batch["crop"] = array(jnp.int32, rows, 5)
     if config.text.source != "live":
         batch["ztxt"] = array(jnp.float32, rows, width)
     else:

@@ -243,7 +243,7 @@ def test_crops_for_the_device_are_resized_to_what_the_host_makes(config):
         pictures = np.asarray(resize(ours["image"], ours["crop"], (16, 16))).astype(int)
         assert np.abs(pictures - theirs["image"]).max() <= 1
         assert all(np.array_equal(ours[name], theirs[name]) for name in theirs if name != "image")
-    assert {crop[2] for batch in sent for crop in batch["crop"].tolist()} == {0, 1}
+    assert {crop[4] for batch in sent for crop in batch["crop"].tolist()} == {0, 1}
 
 
 def test_captions_are_drawn_or_the_first_or_all_of_them(config, tmp_path):

@@ -210,12 +210,49 @@ def test_a_palette_is_resized_as_the_peers_do_under_reference_only():
 def test_the_crop_for_a_device_is_what_the_host_resizes():
     rgb, augment = np.asarray(photo(200, 150)), transforms.Augment((0.5, 1.0), flip=0.5, grayscale=0.3)
     for p in range(6):
-        crop, flip = transforms.train_crop(rgb, np.random.default_rng(p), augment, 256)
+        canvas = np.full((256, 256, 3), 77, np.uint8)
+        top, left, height, width, flip = transforms.train_crop(rgb, np.random.default_rng(p), augment, canvas)
+        assert (top, left) == (0, 0) and (canvas[height:] == 77).all() and (canvas[:, width:] == 77).all()
+        crop = canvas[:height, :width]
         view = transforms.train_transform(rgb, np.random.default_rng(p), (32, 32), augment)
         again = transforms.resizing.bicubic(crop, (32, 32))
         assert np.abs(view.astype(int) - (again[:, ::-1] if flip else again)).max() <= 1
-    small, _ = transforms.train_crop(rgb, np.random.default_rng(0), transforms.Augment((1.0, 1.0)), 50)
-    assert max(small.shape[:2]) == 50 and abs(small.shape[0] / small.shape[1] - 0.75) < 0.02
+    small = np.zeros((50, 50, 3), np.uint8)
+    _, _, height, width, _ = transforms.train_crop(rgb, np.random.default_rng(0), transforms.Augment((1.0, 1.0)), small)
+    assert max(height, width) == 50 and abs(height / width - 0.75) < 0.02
+
+
+def test_a_picture_of_the_canvas_width_is_decoded_into_it_and_its_crop_stays_there():
+    out = io.BytesIO()
+    photo(200, 150).save(out, "JPEG", quality=95)
+    plain = decoding.load_pixels(out.getvalue(), "clean")
+    for augment in (transforms.Augment((0.5, 1.0), flip=0.5), transforms.Augment((0.5, 1.0), color_jitter=0.4)):
+        places, crops = [], []
+        for side in (200, 210):  # of the picture's width, and wider: copied
+            canvas = np.full((side, side, 3), 77, np.uint8)
+            picture = decoding.load_pixels(out.getvalue(), "clean", canvas=canvas)
+            assert np.array_equal(picture, plain) and np.shares_memory(picture, canvas) == (side == 200)
+            places.append(transforms.train_crop(picture, np.random.default_rng(5), augment, canvas))
+            top, left, height, width, _ = places[-1]
+            crops.append(canvas[top : top + height, left : left + width].copy())
+        assert np.array_equal(*crops)
+        assert places[0][2:] == places[1][2:] and places[1][:2] == (0, 0)
+        assert (places[0][:2] == (0, 0)) == bool(augment.color_jitter)
+
+
+@pytest.mark.parametrize("form, size, cut", [("JPEG", (200, 210), 0), ("PNG", (200, 150), 0), ("JPEG", (120, 90), 0),
+                                             ("JPEG", (200, 150), 300)])
+def test_what_does_not_fit_a_canvas_is_decoded_beside_it_and_a_cut_picture_is_refused(form, size, cut):
+    out = io.BytesIO()
+    photo(*size).save(out, form)
+    data, canvas = out.getvalue()[: -cut or None], np.zeros((200, 200, 3), np.uint8)
+    if cut:
+        with pytest.raises(BadSample, match="undecodable"):
+            decoding.load_pixels(data, "clean", canvas=canvas)
+        assert canvas.any()  # the decoder had begun: nothing of it may count
+    else:
+        picture = decoding.load_pixels(data, "clean", canvas=canvas)
+        assert np.array_equal(picture, decoding.load_pixels(data, "clean")) and not np.shares_memory(picture, canvas)
 
 
 def test_rotation_agrees_with_rotate_then_crop_and_fills_corners_white():

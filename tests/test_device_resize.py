@@ -26,12 +26,17 @@ def pictures(kind: str) -> list[np.ndarray]:
     return found
 
 
-def on_device(crops: list[np.ndarray], canvas: int, size: tuple[int, int], flips: list[int]) -> np.ndarray:
-    """The crops in canvases full of something else, resized."""
-    image = np.full((len(crops), canvas, canvas, 3), 201, np.uint8)
-    for place, crop in zip(image, crops, strict=True):
-        place[: crop.shape[0], : crop.shape[1]] = crop
-    numbers = np.array([[*crop.shape[:2], flip] for crop, flip in zip(crops, flips, strict=True)], np.int32)
+def on_device(crops: list[np.ndarray], canvas: int, size: tuple[int, int], flips: list[int],
+              seed: int | None = None) -> np.ndarray:
+    """The crops in canvases full of something else, resized; with a seed anywhere in them, else in the corner."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (len(crops), canvas, canvas, 3), np.uint8)
+    numbers = np.zeros((len(crops), 5), np.int32)
+    for place, crop, flip, row in zip(image, crops, flips, numbers, strict=True):
+        height, width, _ = crop.shape
+        top, left = (0, 0) if seed is None else rng.integers(0, (canvas - height + 1, canvas - width + 1))
+        place[top : top + height, left : left + width] = crop
+        row[:] = top, left, height, width, flip
     return np.asarray(jax.jit(device_resize.resize, static_argnums=2)(image, numbers, size))
 
 
@@ -50,6 +55,15 @@ def test_a_crop_is_pillows_antialiased_bicubic_to_one_level_flipped_or_not(kind:
     for crop, flip, ours in zip(crops, flips, found, strict=True):
         gap = np.abs((ours[:, ::-1] if flip else ours) - by_pillow(crop, size))
         assert gap.max() <= 1 and (gap > 0).mean() < 0.03, crop.shape  # exact halves may round either way
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 20)])
+def test_the_result_depends_neither_on_the_place_of_a_crop_nor_on_what_lies_around_it(size: tuple[int, int]) -> None:
+    crops = pictures("noise")
+    flips = [i % 2 for i in range(len(crops))]
+    corner = on_device(crops, 96, size, flips)
+    for seed in range(4):
+        assert np.array_equal(on_device(crops, 96, size, flips, seed), corner)
 
 
 @pytest.mark.parametrize("kind", ["smooth", "noise"])

@@ -20,7 +20,8 @@ def sent(config) -> dict[str, np.ndarray]:
     rows = config.global_batch
     sizes, flips = rng.integers(1, CANVAS + 1, (rows, 2)), rng.integers(0, 2, (rows, 1))
     image = rng.integers(0, 256, (rows, CANVAS, CANVAS, 3), dtype=np.uint8)
-    return batch_of(0, config) | {"image": image, "crop": np.concatenate([sizes, flips], 1).astype(np.int32)}
+    crop = np.concatenate([rng.integers(0, CANVAS - sizes + 1), sizes, flips], 1).astype(np.int32)
+    return batch_of(0, config) | {"image": image, "crop": crop}
 
 
 def losses_of(config, batch: dict[str, np.ndarray], devices: int) -> tuple[float, float, str]:
@@ -61,8 +62,8 @@ def test_block_statistics_are_of_the_resized_pictures() -> None:
 def test_a_random_batch_for_measurements_holds_crops_that_exist() -> None:
     config = config_of(data__resize_on="device", data__canvas=CANVAS)
     crop = settings.numbers(step_module.abstract_batch(config, mesh_of(1)))["crop"]
-    assert crop.dtype == np.int32 and crop[:, :2].min() >= 1 and crop[:, :2].max() <= CANVAS
-    assert set(crop[:, 2]) <= {0, 1}
+    assert crop.dtype == np.int32 and crop[:, 2:4].min() >= 1 and crop[:, :2].min() >= 0
+    assert (crop[:, :2] + crop[:, 2:4]).max() <= CANVAS and set(crop[:, 4]) <= {0, 1}
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lit_tune.benching.timing import Figures
 from lit_tune.data import transforms
+from lit_tune.data.batch_memory import BatchMemory
 from lit_tune.data.decoding import load_pixels
 from lit_tune.planning.chips import CHIPS
 
@@ -31,23 +32,22 @@ MFU = 0.5  # share of the chips' bfloat16 peak that the step is taken to reach
 BASE = "nomic_embed_vision_v1_5:best"  # the step: EVA02-B/16 at 224 px
 
 
-def do(way: str, files: Sequence[bytes]) -> None:
-    """All pictures, one of the WAYS, each into its row of a batch."""
+def do(way: str, files: Sequence[bytes], memory: BatchMemory) -> None:
+    """All pictures, one of the WAYS, each into its row of a batch in `memory`."""
     rng = np.random.default_rng(0)
     if way == "raw decode":
         for data in files:
             simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
         return
     shape = (CANVAS, CANVAS) if way == "device" else SIZE
-    batch = np.zeros((len(files), *shape, 3), np.uint8)
+    batch = memory.take((len(files), *shape, 3))
     for row, data in zip(batch, files, strict=True):
         if way == "pillow":
             row[:] = _pillow(data, rng)
         elif way == "host":
             row[:] = transforms.train_transform(load_pixels(data, "clean"), rng, SIZE, AUGMENT)
         else:
-            crop, _ = transforms.train_crop(load_pixels(data, "clean"), rng, AUGMENT, CANVAS)
-            row[: crop.shape[0], : crop.shape[1]] = crop
+            transforms.train_crop(load_pixels(data, "clean", canvas=row), rng, AUGMENT, row)
 
 
 def _pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
@@ -80,7 +80,7 @@ def scaling(files: Sequence[bytes], repeats: int) -> dict[str, float]:
 def _both(pool: Executor, count: int, files: Sequence[bytes]) -> float:
     """Seconds by the clock that `count` workers take, each with all pictures."""
     start = time.perf_counter()
-    for done in [pool.submit(do, "host", files) for _ in range(count)]:
+    for done in [pool.submit(do, "host", files, BatchMemory()) for _ in range(count)]:
         done.result()
     return time.perf_counter() - start
 

@@ -15,6 +15,7 @@ from typing import Any
 from lit_tune.benching import cores, overhead, photos
 from lit_tune.benching.timing import Figures, columns, ratio, times
 from lit_tune.data import sources
+from lit_tune.data.batch_memory import BatchMemory
 
 PICTURES, REPEATS = 24, 7  # where the flags are absent
 GOALS = {"over_pillow": 2.3, "host_of_raw": 0.78, "device_of_raw": 0.95, "scaling": 0.9, "record_us": 25.0}
@@ -70,7 +71,8 @@ def _kinds(shards: str, pictures: int, caption_field: str) -> list[tuple[str, li
 
 def _decoding(files: Sequence[bytes], repeats: int) -> Figures:
     """{us: CPU microseconds a picture by way, of_raw: share of raw decode's speed, over_pillow: times Pillow's}."""
-    runs: dict[str, Callable[[], Any]] = {way: partial(cores.do, way, files) for way in cores.WAYS}
+    memory = BatchMemory()
+    runs: dict[str, Callable[[], Any]] = {way: partial(cores.do, way, files, memory) for way in cores.WAYS}
     for one in runs.values():
         one()  # warm
     found = times(runs, repeats)

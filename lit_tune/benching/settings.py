@@ -52,10 +52,11 @@ def numbers(abstract: dict[str, jax.ShapeDtypeStruct], seed: int = 0) -> dict[st
     """
     rng = np.random.default_rng(seed)
     batch = {name: _random(rng, leaf) for name, leaf in abstract.items() if name != "crop"}
-    if "crop" in abstract:  # of any size that the canvases hold, some of them flipped
+    if "crop" in abstract:  # any that the canvases hold, some of them flipped
         canvas, count = abstract["image"].shape[1], abstract["crop"].shape[0]
         sizes, flips = rng.integers(1, canvas + 1, (count, 2)), rng.integers(0, 2, (count, 1))
-        batch["crop"] = np.concatenate([sizes, flips], axis=1).astype(np.int32)
+        corners = rng.integers(0, canvas - sizes + 1)
+        batch["crop"] = np.concatenate([corners, sizes, flips], axis=1).astype(np.int32)
     return batch
 
 

@@ -51,13 +51,20 @@ class Limits:
 LIMITS = Limits()
 
 
-def load_pixels(data: bytes, policy: str, limits: Limits = LIMITS) -> Picture:
+def load_pixels(data: bytes, policy: str, limits: Limits = LIMITS, canvas: np.ndarray | None = None) -> Picture:
     """The decoded picture: uint8 (h, w, 3), or a picture in another mode of its own under `reference`.
 
-    A plain JPEG is decoded by libjpeg-turbo without Pillow around it, to the same bytes. Arguments and errors as
-    `load_image`.
+    A plain JPEG is decoded by libjpeg-turbo without Pillow around it, to the same bytes.
+
+    Args:
+        data, policy, limits: as `load_image`.
+        canvas: uint8 (H, W, 3) in C order: a plain JPEG of its width is decoded into its first rows where it is high
+            enough, and what is returned is a view of them. It may be written to also where something else is returned.
+
+    Raises:
+        BadSample: as `load_image`.
     """
-    pixels = _plain_jpeg(data, policy, limits)
+    pixels = _plain_jpeg(data, policy, limits, canvas)
     if pixels is not None:
         return pixels
     image = load_image(data, policy, limits)
@@ -126,7 +133,7 @@ def check_size(width: int, height: int, limits: Limits) -> None:
         raise BadSample("extreme_aspect")
 
 
-def _plain_jpeg(data: bytes, policy: str, limits: Limits) -> np.ndarray | None:
+def _plain_jpeg(data: bytes, policy: str, limits: Limits, canvas: np.ndarray | None = None) -> np.ndarray | None:
     """The pixels of a JPEG that both decoders agree on; None for Pillow to decide on everything else.
 
     The decoder is strict: bytes missing or damaged in any way make it give up, and Pillow says whether the picture is
@@ -141,8 +148,9 @@ def _plain_jpeg(data: bytes, policy: str, limits: Limits) -> np.ndarray | None:
         check_size(width, height, limits)
         if policy == "clean" and _may_be_turned(data):
             return None
+        fits = canvas is not None and width == canvas.shape[1] and height <= canvas.shape[0]
         # The slow settings are Pillow's: an accurate DCT and smooth upsampling of the colours.
-        return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
+        return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=canvas if fits else None)
     except ValueError:
         return None
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lit_tune.data import order
+from lit_tune.data.batch_memory import BatchMemory
 from lit_tune.data.decoding import Limits, Picture, load_pixels
 from lit_tune.data.sample import KINDS, BadSample, Source
 from lit_tune.data.text_rows import TextRows
@@ -100,6 +101,7 @@ class HostBatches:
         self.rows = rows
         self.bank_rows = bank_rows
         self._cache = PictureCache(recipe.cache_bytes)
+        self._memory = BatchMemory()
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """One step's rows, h of them.
@@ -108,26 +110,27 @@ class HostBatches:
             step: of the run; may lie anywhere.
 
         Returns:
-            `image` uint8 (h, height, width, 3); with a canvas (h, canvas, canvas, 3), a crop in the upper left corner
-            of each, and `crop` int32 (h, 3), its height and width and whether to flip it (0 or 1); the text provider's
-            arrays (h, ...); `tried` int64 (h, TRIES), the indices tried for each row, -1 after the last; `fault` uint8
-            (h, TRIES), 0 or 1 + place in KINDS of what was wrong with each. After a row for which all were bad, the
-            rest stays empty.
+            `image` uint8 (h, height, width, 3); with a canvas (h, canvas, canvas, 3), a crop in each and anything
+            around it, and `crop` int32 (h, 5), its top, left, height and width and whether to flip it (0 or 1); the
+            text provider's arrays (h, ...); `tried` int64 (h, TRIES), the indices tried for each row, -1 after the
+            last; `fault` uint8 (h, TRIES), 0 or 1 + place in KINDS of what was wrong with each. From a row on for which
+            all were bad, the rest is empty.
         """
         count, canvas = len(self.rows), self.recipe.canvas
         height, width = (canvas, canvas) if canvas else self.recipe.image_size
         batch = {
-            "image": np.zeros((count, height, width, 3), np.uint8),
+            "image": self._memory.take((count, height, width, 3)),
             "tried": np.full((count, TRIES), -1, np.int64),
             "fault": np.zeros((count, TRIES), np.uint8),
         }
         if canvas:
-            batch["crop"] = np.ones((count, 3), np.int32)  # never 0 pixels, whatever becomes of a row
+            batch["crop"] = np.tile(np.array((0, 0, 1, 1, 0), np.int32), (count, 1))  # never 0 pixels
         positions = self.order.positions(step, self.rows)
         planned = self.order.locate(positions)
         for row, (position, index) in enumerate(zip(positions.tolist(), planned.tolist(), strict=True)):
             found = self._fill(batch, row, position, index)
             if found is None:
+                batch["image"][row:] = 0
                 break
             # The provider decides which arrays there are; their shapes are known from the first row on.
             for name, value in self.text.row(*found).items():
@@ -166,7 +169,7 @@ class HostBatches:
         Returns:
             (index, caption choice) of what was put there, None where all tries were bad.
         """
-        recipe = self.recipe
+        recipe, place = self.recipe, batch["image"][row]
         # One generator a position, whoever stands in there: workers, hosts and restarts cannot tell.
         rng = order.generator(recipe.seed, position)
         for attempt in range(TRIES):
@@ -174,27 +177,26 @@ class HostBatches:
                 index = self.order.substitute(position, attempt)
             batch["tried"][row, attempt] = index
             try:
-                picture, captions = self._picture(index)
+                picture, captions = self._picture(index, place)
             except BadSample as bad:
                 batch["fault"][row, attempt] = 1 + KINDS.index(bad.kind)
                 continue
             choice = _choice(rng, captions, recipe.captions)
             if recipe.canvas:
-                crop, flip = train_crop(picture, rng, recipe.augment, recipe.canvas)
-                height, width, _ = crop.shape
-                batch["image"][row, :height, :width] = crop
-                batch["crop"][row] = height, width, flip
+                batch["crop"][row] = train_crop(picture, rng, recipe.augment, place)
             else:
-                batch["image"][row] = train_transform(picture, rng, recipe.image_size, recipe.augment, recipe.policy)
+                place[:] = train_transform(picture, rng, recipe.image_size, recipe.augment, recipe.policy)
             return index, choice
         return None
 
-    def _picture(self, index: int) -> tuple[Picture, int]:
-        """The decoded picture of a sample and how many captions it has."""
+    def _picture(self, index: int, place: np.ndarray) -> tuple[Picture, int]:
+        """The decoded picture of a sample, in its place in the batch where that serves, and its number of captions."""
         kept = self._cache.get(index)
         if kept is None:
             data, captions = self.source.pair(index, self.recipe.limits.max_bytes)
-            kept = load_pixels(data, self.recipe.policy, self.recipe.limits), len(captions)
+            # a picture that is kept must not lie in a batch
+            canvas = place if self.recipe.canvas and not self.recipe.cache_bytes else None
+            kept = load_pixels(data, self.recipe.policy, self.recipe.limits, canvas), len(captions)
             self._cache.put(index, *kept)
         return kept
 

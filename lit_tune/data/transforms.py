@@ -113,17 +113,30 @@ def train_transform(
 
 
 def train_crop(
-    picture: Picture, rng: np.random.Generator, augment: Augment, canvas: int
-) -> tuple[np.ndarray, bool]:
-    """What `train_transform` would resize, for a device that does so: (crop uint8 (h, w, 3), whether to flip it).
+    picture: Picture, rng: np.random.Generator, augment: Augment, canvas: np.ndarray
+) -> tuple[int, int, int, int, bool]:
+    """Put what `train_transform` would resize into a canvas, for a device that resizes it.
+
+    A picture that lies in the canvas already (`decoding.load_pixels`) stays where it is, unless its colours change;
+    everything else is copied to the upper left corner.
 
     Args:
         picture, rng, augment: as there; no rotation.
-        canvas: longest side that can be sent; a longer crop is reduced to it.
+        canvas: uint8 (s, s, 3); a crop with longer sides is reduced to it. What it holds beside the crop is left.
+
+    Returns:
+        (top, left, height, width) of the crop in the canvas, and whether to flip it.
     """
     drawn = _draw(picture, rng, augment)
-    crop = resizing.at_most(_cut(pixels_of(picture), drawn.box), canvas)
-    return _recolour(crop, augment.color_jitter, drawn.strengths, drawn.gray), drawn.flip
+    left, top, width, height = drawn.box
+    there = isinstance(picture, np.ndarray) and np.may_share_memory(picture, canvas)
+    if there and not augment.color_jitter and not drawn.gray:
+        return top, left, height, width, drawn.flip
+    crop = resizing.at_most(_cut(pixels_of(picture), drawn.box), len(canvas))
+    crop = _recolour(crop, augment.color_jitter, drawn.strengths, drawn.gray)
+    height, width, _ = crop.shape
+    canvas[:height, :width] = crop
+    return 0, 0, height, width, drawn.flip
 
 
 @dataclass(frozen=True)
