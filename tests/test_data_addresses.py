@@ -187,6 +187,18 @@ def test_a_shard_opened_again_costs_only_the_reads(server, monkeypatch):
     assert server.asked.total() == 4
 
 
+def test_a_picture_and_its_caption_are_one_request_unless_they_lie_far_apart(server, folder, monkeypatch):
+    source = sources.open_source(server.url + "/{0..1}.tar", TXT)
+    plain = sources.open_source(str(folder / "{0..1}.tar"), TXT)
+    source.captions(0)  # opens the shard
+    for passed_over, requests in ((storage.PASSED_OVER, 1), (0, 2)):
+        monkeypatch.setattr(storage, "PASSED_OVER", passed_over)
+        for i in (1, 2):
+            server.asked.clear()
+            assert source.pair(i, 1 << 20) == plain.pair(i, 1 << 20)
+            assert server.asked.total() == requests
+
+
 def twice(kind: str) -> Callable[[tuple[str, str, str], int], str]:
     """The fault at the first two requests for anything."""
     return lambda asked, count: kind if count < TRIES else ""

@@ -1,4 +1,4 @@
-"""Memory for the pictures of batches, used again as soon as nobody holds a batch made of it any more."""
+"""Memory for batches, used again as soon as nobody holds a batch made of it any more."""
 
 import ctypes
 import math
@@ -6,7 +6,7 @@ import weakref
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from numpy.typing import DTypeLike
 
 
 class BatchMemory:
@@ -24,9 +24,9 @@ class BatchMemory:
         """Sent to another process empty."""
         return BatchMemory, ()
 
-    def take(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
-        """An array of bytes in C order that holds anything at first."""
-        size = math.prod(shape)
+    def take(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> np.ndarray:
+        """An array in C order that holds anything at first."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
         free = self._free.setdefault(size, [])
         try:
             memory = free.pop()
@@ -35,4 +35,4 @@ class BatchMemory:
         # A loan of its own for each array: numpy makes views of views hold the first owner, here the loan.
         loan = (ctypes.c_ubyte * size).from_buffer(memory)
         weakref.finalize(loan, free.append, memory).atexit = False
-        return np.frombuffer(loan, np.uint8).reshape(shape)
+        return np.frombuffer(loan, dtype).reshape(shape)

@@ -126,16 +126,18 @@ class HostBatches:
         if canvas:
             batch["crop"] = np.tile(np.array((0, 0, 1, 1, 0), np.int32), (count, 1))  # never 0 pixels
         positions = self.order.positions(step, self.rows)
-        planned = self.order.locate(positions)
+        planned, texts = self.order.locate(positions), {}
         for row, (position, index) in enumerate(zip(positions.tolist(), planned.tolist(), strict=True)):
             found = self._fill(batch, row, position, index)
             if found is None:
-                batch["image"][row:] = 0
+                for name in (*texts, "image"):
+                    batch[name][row:] = 0
                 break
+            texts = self.text.row(*found)
             # The provider decides which arrays there are; their shapes are known from the first row on.
-            for name, value in self.text.row(*found).items():
+            for name, value in texts.items():
                 if name not in batch:
-                    batch[name] = np.zeros((count, *value.shape), value.dtype)
+                    batch[name] = self._memory.take((count, *value.shape), value.dtype)
                 batch[name][row] = value
         if self.bank_rows is not None:
             batch |= self._bank(step)

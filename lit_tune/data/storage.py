@@ -9,7 +9,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,9 +21,13 @@ from lit_tune.redaction import redact
 
 Location = Path | Address
 BLOCK = 8 << 20  # bytes that one request of a sequential read asks for
+PASSED_OVER = 64 << 10  # bytes between wanted parts that are read with them rather than asking twice
 FIRST_PAUSE = 0.2  # seconds before the second try; four times as long before each next one, jittered
 VERSIONS = ("etag", "generation", "md5hash", "content-md5", "digest", "last-modified", "lastmodified", "created")
 Result = TypeVar("Result")
+
+
+Part = tuple[int, int]  # size and offset in bytes
 
 
 class _NoRangesError(OSError):
@@ -126,18 +130,22 @@ class RandomReader:
         if not isinstance(place, Address):
             self._descriptor = os.open(place, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
-    def read(self, size: int, offset: int) -> bytes:
-        """`size` bytes from `offset`.
+    def read(self, parts: Sequence[Part]) -> list[bytes]:
+        """Each part; at an address by one request where they lie close together.
 
         Raises:
             BadSample: "unreadable", after the last try.
         """
         if not isinstance(self._place, Address):
-            return read_at(self._descriptor, size, offset)
+            return [read_at(self._descriptor, size, offset) for size, offset in parts]
+        start, stop = min(offset for _, offset in parts), max(size + offset for size, offset in parts)
         try:
-            return _part(self._place, size, offset)
+            if stop - start - sum(size for size, _ in parts) > PASSED_OVER:
+                return [_part(self._place, size, offset) for size, offset in parts]
+            whole = _part(self._place, stop - start, start)
         except OSError as error:
             raise BadSample("unreadable") from error
+        return [whole[offset - start : offset - start + size] for size, offset in parts]
 
     def __del__(self) -> None:
         # at the interpreter's end modules may be gone already, and the system closes the file

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from lit_tune.data.packed_keys import uid_digits
 from lit_tune.data.sample import BadSample, Sample
 from lit_tune.data.storage import Location, RandomReader
 from lit_tune.data.subset import Subset
-from lit_tune.data.tar_index import COUNTS, MAX_JSON, SUFFIXES, Index, index_file, index_shard, load
+from lit_tune.data.tar_index import COUNTS, MAX_JSON, RECORD, SUFFIXES, U32_MAX, Index, index_file, index_shard, load
 from lit_tune.data.tar_walk import BLOCK
 from lit_tune.errors import DataError, explain
 from lit_tune.redaction import redact
@@ -61,6 +61,24 @@ class Piece:
     pairs: int
 
 
+class Member(NamedTuple):
+    """A member of a pair: where a record of the index holds its size and its place, and how much of it is read."""
+
+    size: int
+    block: int
+    most: int
+
+
+def _member(name: str, most: int = U32_MAX) -> Member:
+    """The member called "image", "text" or "json" in RECORD."""
+    names = RECORD.names or ()
+    return Member(names.index(f"{name}_size"), names.index(f"{name}_block"), most)
+
+
+IMAGE, TEXT, JSON = _member("image"), _member("text"), _member("json")  # whole
+CAPTION, FIELDS = _member("text", text.MAX_BYTES), _member("json", MAX_JSON)  # as far as anyone looks
+
+
 class _OpenShard:
     """An open shard and its index; closed when the last thread that reads from it lets go.
 
@@ -72,10 +90,11 @@ class _OpenShard:
         self.rows = rows
         self._reader = RandomReader(index.path)
 
-    def read(self, record: Any, member: str, limit: int = -1) -> bytes:
-        """Data of a record's "image", "text" or "json" member, at most `limit` bytes of it."""
-        size, start = int(record[f"{member}_size"]), int(record[f"{member}_block"]) * BLOCK
-        return self._reader.read(min(size, limit) if limit >= 0 else size, start)
+    def read(self, place: int, *members: Member) -> list[bytes]:
+        """Data of these members of pair `place`, as much of each as it says."""
+        record = self.index.records[place].item()  # numbers all at once: numpy takes its time with each field
+        return self._reader.read([(min(record[member.size], member.most), record[member.block] * BLOCK)
+                                  for member in members])
 
 
 class TarSource:
@@ -132,23 +151,23 @@ class TarSource:
 
     def __getitem__(self, i: int) -> Sample:
         shard, place = self._find(i)
-        record = shard.index.records[place]
-        captions = self._captions(shard, record)
-        meta = _json(shard, record, strict=self.caption_field != "txt") if record["json_block"] else {}
-        return Sample(shard.index.key(place), shard.read(record, "image"), captions, meta)
+        captions = self._captions(*shard.read(place, self._words))
+        with_json = shard.index.records[place]["json_block"]
+        meta = _fields(*shard.read(place, FIELDS), strict=self.caption_field != "txt") if with_json else {}
+        return Sample(shard.index.key(place), *shard.read(place, IMAGE), captions, meta)
 
     def pair(self, i: int, max_image_bytes: int) -> tuple[bytes, tuple[str, ...]]:
         """Encoded picture and captions of pair `i`; a larger picture is refused unread. Raises BadSample."""
         shard, place = self._find(i)
-        record = shard.index.records[place]
-        if record["image_size"] > max_image_bytes:
+        if shard.index.records[place]["image_size"] > max_image_bytes:
             raise BadSample("too_many_bytes")
-        return shard.read(record, "image"), self._captions(shard, record)
+        image, words = shard.read(place, IMAGE, self._words)
+        return image, self._captions(words)
 
     def captions(self, i: int) -> tuple[str, ...]:
         """The usable captions of pair `i`. Raises BadSample."""
         shard, place = self._find(i)
-        return self._captions(shard, shard.index.records[place])
+        return self._captions(*shard.read(place, self._words))
 
     def caption_sets(self) -> Iterator[tuple[str, ...]]:
         """The usable captions of every pair in index order, () for a bad one."""
@@ -172,8 +191,9 @@ class TarSource:
         """{suffix: bytes as they are in the tar} of pair `i`: picture, caption and json, as far as there. BadSample."""
         shard, place = self._find(i)
         record = shard.index.records[place]
-        names = (("image", SUFFIXES[record["suffix"]]), ("text", "txt"), ("json", "json"))
-        return {suffix: shard.read(record, member) for member, suffix in names if record[f"{member}_block"]}
+        named = {SUFFIXES[record["suffix"]]: IMAGE, "txt": TEXT, "json": JSON}
+        there = {suffix: member for suffix, member in named.items() if record[member.block]}
+        return dict(zip(there, shard.read(place, *there.values()), strict=True))
 
     def uid(self, i: int) -> str:
         """The uid of pair `i` as its index has it, 32 hex digits; "" where the json has none of that form."""
@@ -248,13 +268,16 @@ class TarSource:
             self._index_files[number] = file
         return _OpenShard(index, rows.rows if rows else None)
 
-    def _captions(self, shard: _OpenShard, record: Any) -> tuple[str, ...]:
-        """The usable captions that a record leads to."""
+    @property
+    def _words(self) -> Member:
+        """The member with the captions."""
+        return CAPTION if self.caption_field == "txt" else FIELDS
+
+    def _captions(self, words: bytes) -> tuple[str, ...]:
+        """The usable captions in that member."""
         if self.caption_field == "txt":
-            found: list[str] = [text.clean(shard.read(record, "text", limit=text.MAX_BYTES))]
-        else:
-            found = captions_of(_json(shard, record, strict=True).get(self.caption_field))
-        return keep_usable(found)
+            return keep_usable([text.clean(words)])
+        return keep_usable(captions_of(_fields(words, strict=True).get(self.caption_field)))
 
 
 def caption_member(caption_field: str) -> str:
@@ -278,10 +301,10 @@ def keep_usable(found: list[str]) -> tuple[str, ...]:
     return captions
 
 
-def _json(shard: _OpenShard, record: Any, strict: bool = False) -> dict[str, Any]:
-    """The fields of the json member; a broken one is {} or, where captions hang on it, BadSample."""
+def _fields(raw: bytes, strict: bool = False) -> dict[str, Any]:
+    """The fields of a json member; a broken one is {} or, where captions hang on it, BadSample."""
     try:
-        fields = json.loads(shard.read(record, "json", limit=MAX_JSON))
+        fields = json.loads(raw)
     except (ValueError, RecursionError):
         fields = None
     if isinstance(fields, dict):
