@@ -142,6 +142,7 @@ def run(home: Path, data: Path, name: str, **changes: object) -> tuple[list[str]
     return [line["data/batch_digest"] for line in tiny.lines(home / name) if line["kind"] == "train"], output
 
 
+@pytest.mark.slow  # test_data_clusters.py says the same without a run, and the next test that runs take the order
 def test_a_run_with_hard_batches_trains_on_the_groups_that_it_kept(data, tmp_path):
     digests, output = run(tmp_path, data, "hard", data__hard_share=0.5, data__hard_clusters=4)
     assert "clusters: 24 samples into 4" in output
