@@ -53,6 +53,7 @@ def test_it_prints_every_way_its_ratios_and_the_cores_of_hosts(capsys: pytest.Ca
             assert rate == pytest.approx(8 * peak * 0.5 / pair)
             assert found["hosts"][host]["cores"][name]["host"] == pytest.approx(rate * us["host"] / 1e6)
     lines = "\n".join(data.show(found))
+    assert found["kinds"]["341x256 q90"]["canvas"] == 341 and "data.canvas=341" in lines
     assert "512x384 q95: 2 JPEGs of " in lines and "v6e-8: " in lines and "there is one" in lines
 
 
@@ -60,6 +61,7 @@ def test_made_pictures_are_the_same_everywhere_and_as_large_as_photographs() -> 
     files = photos.made(photos.KINDS[0], 3)
     assert files == photos.made(photos.KINDS[0], 3) and len(set(files)) == 3
     assert all(60_000 < len(one) < 80_000 for one in files)
+    assert cores.canvas_of(files) == 512 and cores.canvas_of([overhead.filled(700)]) == cores.SIZE[0]
     height, width, _, sampling = simplejpeg.decode_jpeg_header(files[0])
     assert (height, width, sampling) == (384, 512, "420")
 

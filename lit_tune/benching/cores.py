@@ -19,7 +19,7 @@ from lit_tune.data.batch_memory import BatchMemory
 from lit_tune.data.decoding import load_pixels
 from lit_tune.planning.chips import CHIPS
 
-SIZE, CANVAS = (224, 224), 512  # pixels
+SIZE = (224, 224)  # pixels
 AUGMENT = transforms.Augment()  # crops of 0.9 to 1.0 of the area, the paper's
 WAYS = {
     "raw decode": "raw decode (simplejpeg), nothing else",
@@ -32,14 +32,14 @@ MFU = 0.5  # share of the chips' bfloat16 peak that the step is taken to reach
 BASE = "nomic_embed_vision_v1_5:best"  # the step: EVA02-B/16 at 224 px
 
 
-def do(way: str, files: Sequence[bytes], memory: BatchMemory) -> None:
-    """All pictures, one of the WAYS, each into its row of a batch in `memory`."""
+def do(way: str, files: Sequence[bytes], memory: BatchMemory, canvas: int = 0) -> None:
+    """All pictures, one of the WAYS, each into its row of a batch in `memory`; "device" needs a canvas."""
     rng = np.random.default_rng(0)
     if way == "raw decode":
         for data in files:
             simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
         return
-    shape = (CANVAS, CANVAS) if way == "device" else SIZE
+    shape = (canvas, canvas) if way == "device" else SIZE
     batch = memory.take((len(files), *shape, 3))
     for row, data in zip(batch, files, strict=True):
         if way == "pillow":
@@ -48,6 +48,11 @@ def do(way: str, files: Sequence[bytes], memory: BatchMemory) -> None:
             row[:] = transforms.train_transform(load_pixels(data, "clean"), rng, SIZE, AUGMENT)
         else:
             transforms.train_crop(load_pixels(data, "clean", canvas=row), rng, AUGMENT, row)
+
+
+def canvas_of(files: Sequence[bytes]) -> int:
+    """What config.data.canvas should be for these JPEGs: their longest side, or the step's pictures'."""
+    return max(*SIZE, *(max(simplejpeg.decode_jpeg_header(data)[:2]) for data in files))
 
 
 def _pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:

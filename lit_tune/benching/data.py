@@ -70,14 +70,21 @@ def _kinds(shards: str, pictures: int, caption_field: str) -> list[tuple[str, li
 
 
 def _decoding(files: Sequence[bytes], repeats: int) -> Figures:
-    """{us: CPU microseconds a picture by way, of_raw: share of raw decode's speed, over_pillow: times Pillow's}."""
-    memory = BatchMemory()
-    runs: dict[str, Callable[[], Any]] = {way: partial(cores.do, way, files, memory) for way in cores.WAYS}
+    """What was found for one kind of pictures.
+
+    Returns:
+        {canvas: data.canvas where the device resizes, us: CPU microseconds a picture by way, of_raw: share of raw
+        decode's speed, over_pillow: times Pillow's}.
+    """
+    canvas = cores.canvas_of(files)
+    do = partial(cores.do, files=files, memory=BatchMemory(), canvas=canvas)
+    runs: dict[str, Callable[[], Any]] = {way: partial(do, way) for way in cores.WAYS}
     for one in runs.values():
         one()  # warm
     found = times(runs, repeats)
     raw, pillow = found["raw decode"].cpu, found["pillow"].cpu
-    return {"us": {way: 1e6 * statistics.median(took.cpu) / len(files) for way, took in found.items()},
+    return {"canvas": canvas,
+            "us": {way: 1e6 * statistics.median(took.cpu) / len(files) for way, took in found.items()},
             "of_raw": {way: ratio(raw, took.cpu) for way, took in found.items()},
             "over_pillow": {way: ratio(pillow, took.cpu) for way, took in found.items()}}  # fmt: skip
 
@@ -89,7 +96,8 @@ def show(found: Figures) -> list[str]:
     for name, kind in found["kinds"].items():
         others = "".join(f", {count} {form} passed over" for form, count in kind["other_formats"].items())
         size = kind["mean_bytes"] / 1e3
-        lines.append(f"{name}: {kind['pictures']} JPEGs of {size:.1f} KB on average{others}; one core")
+        lines.append(f"{name}: {kind['pictures']} JPEGs of {size:.1f} KB on average{others}; one core, "
+                     f"data.canvas={kind['canvas']}")
         rows = [("", "us a picture", "pictures/s", "of raw decode", "times Pillow's")]
         rows += [(cores.WAYS[way], f"{us:,.0f}", f"{1e6 / us:,.0f}", f"{kind['of_raw'][way]:.2f}",
                   f"{kind['over_pillow'][way]:.2f}") for way, us in kind["us"].items()]
