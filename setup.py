@@ -32,6 +32,7 @@ REQUIRES = [
     "tensorboardX>=2.6.5",
     "jaxtyping>=0.3.11",
     "filelock",
+    "packaging",  # `lit-tune doctor` compares versions with it; everything here brings it anyway
     "array_record",  # shards of that format; grain brings it too
     "pyarrow",
     "fsspec[http]",  # shards at addresses; gs:// and s3:// need the extras of that name

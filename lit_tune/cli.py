@@ -12,10 +12,6 @@ from collections.abc import Callable, Sequence
 from lit_tune import __version__, errors, flags
 from lit_tune.redaction import redact
 
-# Named in the plan of the command line, absent from this version.
-LATER = {
-    "doctor": "versions, devices, what is missing",
-}
 CLOSED_PIPE = 141  # what a shell shows for a program ended by SIGPIPE
 INTERRUPTED = 130  # what a shell expects of a program ended by Ctrl-C
 
@@ -56,8 +52,6 @@ def dispatch(argv: Sequence[str]) -> int:
             print(flags.help_text(name))
             return 0
         return importlib.import_module(module_of(name)).main(argv[1:])
-    if name in LATER:
-        raise errors.ConfigError(f"{name} is not in this version ({__version__}) yet: {LATER[name]}")
     if name:
         raise errors.ConfigError(errors.explain(
             name, expected="a subcommand", found="an unknown one",
@@ -78,7 +72,6 @@ def overview() -> str:
     """What `lit-tune --help` prints."""
     lines = ["lit-tune SUB [--flag=value ...]   (`lit-tune SUB --help` lists its flags)", ""]
     lines += [f"  {name.replace('_', '-'):<12} {command.__doc__}" for name, command in flags.COMMANDS.items()]
-    lines += ["", f"Not in this version yet: {', '.join(LATER)}"]
     return "\n".join(lines)
 
 

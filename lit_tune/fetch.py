@@ -217,7 +217,7 @@ def from_hub(hub: str, revision: str, names: tuple[str, ...]) -> tuple[Path | No
     """The hub's snapshot folder with the named files, or None and why not. One try, no retries."""
     from huggingface_hub import snapshot_download
 
-    silent = _probe(hub, revision)
+    silent = hub_silence(hub, revision)
     if silent:
         return None, silent
     print(f"fetching {hub} from the hub", file=sys.stderr, flush=True)
@@ -228,7 +228,7 @@ def from_hub(hub: str, revision: str, names: tuple[str, ...]) -> tuple[Path | No
     return Path(folder), ""
 
 
-def _probe(hub: str, revision: str) -> str:
+def hub_silence(hub: str, revision: str) -> str:
     """"" if the hub answers for this repository within HUB_S, else what happened.
 
     The hub's client retries for 20 s and more when there is no network, and name look-up knows no timeout: so one

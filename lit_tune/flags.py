@@ -251,10 +251,18 @@ class PlanFlags:
     svg: str = flag("with --sweep: the picture, memory against time", "plan.svg", form="FILE")
 
 
+@dataclasses.dataclass(frozen=True)
+class DoctorFlags:
+    """Look for what stands in the way of a first run: versions, devices, what is missing and how to install it."""
+
+    config: ConfigDict | None = flag(f"look at this run too: its data, text, batch, memory; {CONFIG}", form="NAME")
+    json: bool = flag("print JSON", False)
+
+
 COMMANDS: dict[str, type] = {
     "train": TrainFlags, "eval": EvalFlags, "embed": EmbedFlags, "search": SearchFlags, "export": ExportFlags,
     "import": ImportFlags, "average": AverageFlags, "cache_text": CacheTextFlags, "data": DataFlags,
-    "verify": VerifyFlags, "bench": BenchFlags, "plan": PlanFlags,
+    "verify": VerifyFlags, "bench": BenchFlags, "plan": PlanFlags, "doctor": DoctorFlags,
 }
 
 

@@ -60,11 +60,6 @@ def test_version_is_printed() -> None:
     assert lit_tune("--version").stdout == f"{__version__}\n"
 
 
-def test_a_subcommand_of_a_later_version_says_so(capsys: pytest.CaptureFixture) -> None:
-    for name in cli.LATER:
-        assert "not in this version" in refused(capsys, name, "--help")
-
-
 @pytest.mark.parametrize("argv, says", [
     (["trian"], "did you mean train?"),
     (["train", "--config=quickstart", "--wrkdir=x"], "did you mean --workdir?"),

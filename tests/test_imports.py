@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BELOW_STEP = {"models", "losses", "metrics", "optim", "sharding", "checkpoint", "data", "text", "evals", "convert"}
 SUBCOMMANDS = {"import", "train", "eval", "embed", "search", "export", "average", "cache_text", "verify", "bench",
-               "plan"}
+               "plan", "doctor"}
 
 
 def module_files() -> dict[str, Path]:

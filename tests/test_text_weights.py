@@ -308,7 +308,7 @@ def test_the_hub_is_asked_for_the_pinned_revision_and_only_for_named_files(
 
     fill(tmp_path / "snapshot")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(fetch, "_probe", lambda hub, revision: "")
+    monkeypatch.setattr(fetch, "hub_silence", lambda hub, revision: "")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download, raising=False)
     found = find(request("nomic-ai/nomic-embed-text-v1.5"))
     assert (found.folder, found.where) == (tmp_path / "snapshot", "the hub")

@@ -16,6 +16,7 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lit_tune.data.examples import HostBatches, Recipe
+from lit_tune.data.memory import batches_ahead
 from lit_tune.data.order import Order
 from lit_tune.data.quarantine import Quarantine
 from lit_tune.data.sample import Source
@@ -168,9 +169,7 @@ def _run_ahead(host_batches: HostBatches, config: Any, start_step: int) -> Any:
     data = config.data
     # An element is a step's whole share of this process, so there is nothing left for grain to shuffle, cut or batch.
     steps = grain.MapDataset.range(start_step, max(start_step, config.total_steps))
-    # `prefetch` is for the process as a whole, and every worker has a buffer of its own.
-    ahead = -(-data.prefetch // max(1, data.workers))
-    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=max(ahead, data.threads))
+    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=batches_ahead(data))
     batches = steps.map(host_batches).to_iter_dataset(options)
     if data.workers:
         if not flags.FLAGS.is_parsed():

@@ -50,7 +50,7 @@ def location(text: str) -> Location:
     if not is_address(text):
         return Path(text)
     address = Address(text)
-    _file_system(address)  # a missing package is told before anything starts
+    require(address)  # a missing package is told before anything starts
     return address
 
 
@@ -231,16 +231,28 @@ def _reason(error: BaseException) -> str:
 
 def _file_system(address: Address) -> Any:
     """fsspec's file system for an address. Asked for each time: fsspec keeps one for each process and thread."""
+    require(address)
+    import fsspec  # only here: local data needs none of it
+
+    # Lists are not kept: a shard that changes must be noticed.
+    return fsspec.filesystem(address.scheme, use_listings_cache=False)
+
+
+def require(address: Address) -> None:
+    """Nothing comes back where this kind of address can be read; no server is asked.
+
+    Raises:
+        ConfigError: a kind that is not known, or whose package is not installed.
+    """
     if address.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         do = "use one of these, or mount the store and give the path"
         raise ConfigError(explain(str(address), expected=f"a path, or an address with {known}",
                                   found=f"{address.scheme}://", do=do))  # fmt: skip
-    import fsspec  # only here: local data needs none of it
+    import fsspec
 
     try:
-        # Lists are not kept: a shard that changes must be noticed.
-        return fsspec.filesystem(address.scheme, use_listings_cache=False)
+        fsspec.get_filesystem_class(address.scheme)
     except ImportError as error:
         extra = SCHEMES[address.scheme]
         do = f"pip install 'lit_tune[{extra}]'" if extra else "pip install 'fsspec[http]'"

@@ -57,12 +57,22 @@ def open_encoder(config: ConfigDict) -> encode.TextEncoder:
         ConfigError: no files, or vectors of another width than the vision tower's.
     """
     encoder = encode.TextEncoder.from_files(weights.find(config.text), config.text)
-    width = config.vision.embed_dim or config.vision.width
-    if encoder.dim != width:
-        raise errors.ConfigError(errors.explain(
-            "config.vision.embed_dim", expected=f"{encoder.dim}, the width of {config.text.model}", found=width,
-            do=f"set config.vision.embed_dim={encoder.dim}"))
+    check_width(config, encoder.dim)
     return encoder
+
+
+def check_width(config: ConfigDict, dim: int) -> None:
+    """Refuse a text tower of another width than the image tower's. Raises ConfigError.
+
+    Args:
+        config: a checked one.
+        dim: width of the text vectors.
+    """
+    width = config.vision.embed_dim or config.vision.width
+    if dim != width:
+        raise errors.ConfigError(errors.explain(
+            "config.vision.embed_dim", expected=f"{dim}, the width of {config.text.model}", found=width,
+            do=f"set config.vision.embed_dim={dim}"))
 
 
 class NoTower:

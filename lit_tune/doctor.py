@@ -1,0 +1,32 @@
+"""`lit-tune doctor`: what stands between this machine and a run, each in one line: what, expected, found, what to do.
+
+Exit code 0 where nothing does, warnings or not, else 2. It needs no network, and ends whatever the devices do.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+
+from lit_tune import cli, config as config_lib, flags as flags_lib
+from lit_tune.flags import DoctorFlags
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `lit-tune doctor`: prints a page, or JSON; returns the exit code."""
+    flags: DoctorFlags = config_lib.parse(argv, "doctor")
+    values, changes = flags_lib.read(argv, "doctor")
+    name = ""
+    if flags.config is not None:
+        name = " ".join(shlex.quote(word) for word in
+                        [values["config"], *(f"--config.{key}={text}" for key, text in changes)])
+    from lit_tune.checkup import examine, probe  # only here: packages that are broken must not stop the help
+
+    print(f"lit-tune doctor: asking jax for its devices, at most {probe.SECONDS:.0f} s", file=sys.stderr, flush=True)
+    report = examine.examine(flags.config, name)
+    print(json.dumps(report.as_json(), indent=1) if flags.json else "\n".join(report.lines()))
+    return report.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
