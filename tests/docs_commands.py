@@ -16,7 +16,9 @@ NOT_SHELL = ("python", "json", "yaml", "text", "svg")  # languages of fenced blo
 OURS = "lit-tune"
 # Programs that a page may name beside ours. What can be said about their words is in test_docs_commands.py.
 OTHERS = ("python", "python3", "pip", "pytest", "git", "cd", "export", "source", ".", "gcloud", "img2dataset", "docker",
-          "kubectl", "xpk", "sky", "sudo", "tail", "du", "gsutil")
+          "kubectl", "xpk", "sky", "sudo", "tail", "hf")
+# Scripts that are not ours: each in the clone of the repository that the page names.
+PEERS_SCRIPTS = ("download_upstream.py",)
 OPERATORS = ("&&", "||", ";", "|", "&", ">", ">>", "<")
 SHELL_WORDS = ("do", "then", "else", "time")  # a command follows
 PLACEHOLDER = re.compile(r"\.\.\.|[A-Z][A-Z0-9_]*(@[A-Z])?(\.\w+)?/?|[A-Z](,[A-Z])+|[A-Z]([/:][A-Z])+|.*\$.*")

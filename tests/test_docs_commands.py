@@ -31,7 +31,7 @@ def check(command: Command) -> None:
         assert (ROOT / program).is_file(), f"no {program}"
     else:
         assert program in docs_commands.OTHERS, f"{program} is no known program"
-        {"python": python, "python3": python, "pip": pip, "pytest": pytest_line}.get(program, lambda *_: None)(
+        {"python": python, "python3": python, "pip": pip, "pytest": pytest_line}.get(program, on_machines)(
             words, command.whole)
 
 
@@ -168,8 +168,17 @@ def python(words: list[str], whole: bool) -> None:
             return known[words[1]](words[2:], whole)
         assert is_placeholder(words[1]) or importlib.util.find_spec(words[1]) is not None, f"no module {words[1]}"
     elif words and words[0].endswith(".py"):
-        assert (ROOT / words[0]).is_file(), f"no {words[0]}"
+        assert words[0] in docs_commands.PEERS_SCRIPTS or (ROOT / words[0]).is_file(), f"no {words[0]}"
     return None
+
+
+def on_machines(words: list[str], whole: bool) -> None:
+    """A line of another program; what it makes `lit-tune` do elsewhere (gcloud ... --command 'lit-tune ...') is ours."""
+    for word in words:
+        if f"{OURS} " in word:
+            inner = word.partition("=")[2] if word.startswith("--command=") else word
+            for command in docs_commands.of_page("inside", f"```bash\n{inner}\n```\n"):
+                check(command)
 
 
 def pip(words: list[str], whole: bool) -> None:
@@ -229,6 +238,7 @@ def test_a_command_of_the_pages_is_one_that_the_program_takes(command: Command, 
     ("pytest tests/test_nothing.py", "no tests/test_nothing.py"),
     ("launch/nothing up", "no launch/nothing"),
     ("frobnicate now", "no known program"),
+    ("gcloud compute tpus tpu-vm ssh N --command 'cd x && lit-tune verfy RUN'", "no subcommand verfy"),
 ])
 def test_a_wrong_line_would_be_found(line: str, says: str) -> None:
     found = list(docs_commands.of_page("page", f"```bash\n{line}  # as it is\n```\n"))
