@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from lit_tune import cli, config as config_lib, flags as flags_lib
 from lit_tune.flags import DoctorFlags
+from lit_tune.redaction import redact
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,7 +25,8 @@ def main(argv: Sequence[str]) -> int:
 
     print(f"lit-tune doctor: asking jax for its devices, at most {probe.SECONDS:.0f} s", file=sys.stderr, flush=True)
     report = examine.examine(flags.config, name)
-    print(json.dumps(report.as_json(), indent=1) if flags.json else "\n".join(report.lines()))
+    page = json.dumps(report.as_json(), indent=1) if flags.json else "\n".join(report.lines())
+    print(redact(page))
     return report.exit_code
 
 

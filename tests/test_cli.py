@@ -19,14 +19,6 @@ def lit_tune(*argv: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "lit_tune", *argv], capture_output=True, text=True, cwd=ROOT)
 
 
-def refused(capsys: pytest.CaptureFixture, *argv: str) -> str:
-    """The one line with which a command line is refused."""
-    assert cli.main(argv) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("lit-tune: ") and err.count("\n") == 1, err
-    return err
-
-
 @pytest.mark.parametrize("name", ["", *flags.COMMANDS])
 def test_help_comes_within_a_second_and_loads_no_jax(name: str) -> None:
     argv = [name, "--help"] if name else ["--help"]
@@ -83,8 +75,7 @@ def test_version_is_printed() -> None:
     (["train", "--config=quickstart", "--workdir=x", "more"], "expected flags only"),
     (["train", "--config=quickstart", "--workdir=x", "--extend=perhaps"], "--noextend"),
 ])
-def test_a_mistyped_command_line_is_refused_in_one_line(argv: list[str], says: str,
-                                                        capsys: pytest.CaptureFixture) -> None:
+def test_a_mistyped_command_line_is_refused_in_one_line(argv: list[str], says: str) -> None:
     with pytest.raises(errors.ConfigError, match=".") as caught:
         parse(argv[1:], argv[0]) if argv[0] in flags.COMMANDS else cli.dispatch(argv)
     assert says in str(caught.value) and "\n" not in str(caught.value)

@@ -173,7 +173,7 @@ def python(words: list[str], whole: bool) -> None:
 
 
 def on_machines(words: list[str], whole: bool) -> None:
-    """A line of another program; what it makes `lit-tune` do elsewhere (gcloud ... --command 'lit-tune ...') is ours."""
+    """A line of another program; what it lets `lit-tune` do elsewhere (gcloud ... --command 'lit-tune ...') is ours."""
     for word in words:
         if f"{OURS} " in word:
             inner = word.partition("=")[2] if word.startswith("--command=") else word

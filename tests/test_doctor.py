@@ -114,12 +114,14 @@ def test_a_machine_and_a_run_without_faults_are_well_and_the_json_has_its_keys(t
 def test_several_faults_are_all_told_in_a_line_each_and_the_exit_code_is_2(tmp_path: Path) -> None:
     with socket_that_is_closed() as address:
         done = doctor("--config=nomic_embed_vision_v1_5", f"--config.data.train={tmp_path}/{{0..3}}.tar",
+                      "--config.eval.sets=x=https://me:word@host/0.tar?sig=hidden",
                       JAX_PLATFORMS="tpu", LIT_TUNE_CACHE=str(tmp_path), HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path),
                       HF_ENDPOINT=f"http://{address}")
     problems = [line for line in done.stdout.splitlines() if line.startswith("problem")]
     assert done.returncode == 2 and done.stdout.endswith("3 in the way\n"), done.stdout + done.stderr
     assert "unset JAX_PLATFORMS" in problems[0]
     assert f"4 of them missing, the first {tmp_path}/0.tar" in problems[1]
+    assert "hidden" not in done.stdout and "word@" not in done.stdout and "--topology=" in done.stdout
     assert "text weights nomic-ai/nomic-embed-text-v1.5" in problems[2] and "hub can be reached" in problems[2]
 
 

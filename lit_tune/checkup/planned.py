@@ -55,7 +55,7 @@ def check_data(spec: str) -> list[Finding]:
         return []
     return [problem("data", spec, expected=f"{len(paths):,} files",
                     found=f"{len(absent):,} of them missing, the first {absent[0]}",
-                    do="fetch them, or correct the path")]
+                    do="fetch them, correct the path, or train with --allow_missing=SHARE")]
 
 
 def check_text(config: ConfigDict, *, wide: bool) -> list[Finding]:
