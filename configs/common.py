@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     c.eval = evaluation()
     c.checkpoint = checkpoint()
     c.log = log()
+    c.watchdog = watchdog()
     return c
 
 
@@ -206,4 +207,13 @@ def log() -> ConfigDict:
     c.every = 50  # steps between lines of metrics.jsonl and of the progress
     c.block_stats_steps = 500  # first steps that also log each block's rms and its largest attention logit; with
     # init_from a line warns where they, or the loss, grow (lit_tune/watch.py)
+    return c
+
+
+def watchdog() -> ConfigDict:
+    """How long the run stands still before it is ended with exit code 75, to be restarted (docs/reliability.md)."""
+    c = ConfigDict()
+    c.step_s = 120.0  # seconds of a step, or of waiting for a batch; 10 median steps where that is more
+    c.phase_s = 3_600.0  # seconds without a sign of life in compiling, restoring, saving, evaluating
+    c.join_s = 300  # seconds that the processes of a run wait for each other at their start
     return c

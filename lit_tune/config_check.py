@@ -59,6 +59,7 @@ RANGES = {
     "eval.every": "[0, inf)", "eval.tasks_every": "[0, inf)",
     "eval.batch": "[1, inf)", "checkpoint.every": "[1, inf)", "checkpoint.keep": "[1, inf)",
     "log.every": "[1, inf)", "log.block_stats_steps": "[0, inf)",
+    "watchdog.step_s": "(0, inf)", "watchdog.phase_s": "(0, inf)", "watchdog.join_s": "[1, inf)",
 }
 # Keys of config.vision that one family has and the other not: fields of its spec, a test compares them.
 FAMILY_KEYS = {

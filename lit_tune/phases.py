@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 # Before the first trained step of this start there is nothing that the last checkpoint does not already hold.
-NOTHING_TO_SAVE = ("start", "compile", "restore")
+NOTHING_TO_SAVE = ("start", "devices", "compile", "restore")
 
 
 class Phases:
@@ -37,17 +37,18 @@ class Phases:
                     ...save, wait...
                     return phases.preempted()
 
-    Phases: start, compile, restore, data wait, step, eval, save. A long evaluation asks `stop_requested()` between its
-    batches. The first SIGTERM or SIGINT asks to stop, or ends the program at once in start, compile and restore before
-    the first `step`; a second one ends it at once anywhere; so does a stop that was not obeyed for `grace_seconds`
-    (not counted while in `save`). Ending this way prints the same line as `preempted()` and leaves the last
-    checkpoint as it is.
+    Phases: start, devices, compile, restore, data wait, step, eval, save. A long evaluation asks `stop_requested()`
+    between its batches and says `alive()` there. The first SIGTERM or SIGINT asks to stop, or ends the program at once
+    in start, devices, compile and restore before the first `step`; a second one ends it at once anywhere; so does a
+    stop that was not obeyed for `grace_seconds` (not counted while in `save`). Ending this way prints the same line as
+    `preempted()` and leaves the last checkpoint as it is.
 
     Attributes:
         step: steps trained so far, set by the loop.
         saved_step: step of the newest finished checkpoint (what a restart begins from), set by the loop.
         seconds: seconds of wall time by phase, each moment counted once (for the innermost phase).
         announce: called with one word, "stop" or "exit", when a stop becomes known; distributed.StopAgreement sets it.
+        reading: says what is being read for the next batch, for the watchdog; set by whoever knows.
     """
 
     def __init__(self, *, preempted_exit_code: int = 0, grace_seconds: float = 25.0) -> None:
@@ -63,8 +64,8 @@ class Phases:
         self.saved_step = 0
         self.seconds: dict[str, float] = {}
         self.announce: Callable[[str], None] = lambda word: None
-        self._name = "start"
-        self._since = time.monotonic()
+        self.reading: Callable[[], str] = lambda: ""
+        self._now = "start", time.monotonic()  # one tuple: other threads read both or neither
         self._stop = threading.Event()
         self._left_grace = threading.Event()
         self._signals = 0
@@ -72,7 +73,16 @@ class Phases:
     @property
     def name(self) -> str:
         """The phase the main thread is in."""
-        return self._name
+        return self._now[0]
+
+    @property
+    def last_sign(self) -> tuple[str, float]:
+        """(phase, `time.monotonic()` of the last sign of life in it): it was entered, or `alive` was called."""
+        return self._now
+
+    def alive(self) -> None:
+        """A sign of life inside a long phase: something of it was done, so the watchdog counts anew."""
+        self._switch(self.name)
 
     @contextmanager
     def enter(self, name: str) -> Iterator[None]:
@@ -86,14 +96,14 @@ class Phases:
     def _switch(self, name: str) -> str:
         """The phase until now; its seconds are booked."""
         now = time.monotonic()  # a clock that jumps back must not change anything
-        before = self._name
-        self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
-        self._name, self._since = name, now
+        before, since = self._now
+        self.seconds[before] = self.seconds.get(before, 0.0) + now - since
+        self._now = name, now
         return before
 
     def booked(self) -> dict[str, float]:
         """Seconds of wall time by phase since the start, until this moment."""
-        self._switch(self._name)
+        self._switch(self.name)
         return dict(self.seconds)
 
     def stop_requested(self) -> bool:
@@ -112,20 +122,20 @@ class Phases:
             return
         self._stop.set()
         if self.nothing_to_save():
-            _at_most(5.0, lambda: self.announce("exit"))
+            at_most(5.0, lambda: self.announce("exit"))
             self.exit_now()
         self.announce("stop")
         threading.Thread(target=self._enforce_grace, name="stop-grace", daemon=True).start()
 
     def nothing_to_save(self) -> bool:
         """Whether ending here would lose nothing that a save could keep."""
-        return self._name in NOTHING_TO_SAVE and "step" not in self.seconds
+        return self.name in NOTHING_TO_SAVE and "step" not in self.seconds
 
     def exit_now(self) -> None:
         """End the process from any thread, with the same line and code as `preempted()`."""
         # In threads, since each may block: the main thread may hold stdout's lock, a pipe may be full.
-        _at_most(1.0, _flush)
-        _at_most(1.0, lambda: os.write(1, f"preempted at step {self.saved_step}\n".encode()))
+        at_most(1.0, _flush)
+        at_most(1.0, lambda: os.write(1, f"preempted at step {self.saved_step}\n".encode()))
         os._exit(self.preempted_exit_code)
 
     def _enforce_grace(self) -> None:
@@ -134,7 +144,7 @@ class Phases:
         while waited < self.grace_seconds:
             if self._left_grace.wait(tick):
                 return
-            waited += tick if self._name != "save" else 0.0
+            waited += tick if self.name != "save" else 0.0
         self.exit_now()
 
     def __enter__(self) -> "Phases":
@@ -179,7 +189,7 @@ def _ignore(number: int, frame: FrameType | None) -> None:
     """Nothing: the reader thread acts on signals."""
 
 
-def _at_most(seconds: float, function: Callable[[], object]) -> None:
+def at_most(seconds: float, function: Callable[[], object]) -> None:
     """Call a function and wait for it no longer than this."""
     thread = threading.Thread(target=function, daemon=True)
     thread.start()

@@ -15,7 +15,7 @@ from lit_tune.files import append_lines, as_path, is_remote, read_lines, sync, w
 from lit_tune.runlock import RunLock
 
 # What may change in a run that goes on: keys that decide when something is written, or how the same samples are made.
-MAY_CHANGE = ("log.", "checkpoint.every", "checkpoint.keep")
+MAY_CHANGE = ("log.", "checkpoint.every", "checkpoint.keep", "watchdog.")
 SAME_SAMPLES = ("data.workers", "data.threads", "data.prefetch", "data.cache_decoded_mib")
 
 NEW_KEY = "absent in the record"

@@ -48,6 +48,7 @@ from lit_tune.phases import Phases
 from lit_tune.rundir import RunDir, read_eval, read_metrics
 from lit_tune.step import Built, build_step
 from lit_tune.text.provider import Text, open_text, vectors_digest
+from lit_tune.watchdog import Watchdog
 
 ORDER_S = 6 * 3600.0  # seconds that processes wait for each other's groups of captions
 AHEAD = 2  # steps given to the devices before the first of them is done: they never wait for the next
@@ -57,7 +58,8 @@ def main(argv: list[str]) -> int:
     """Runs `lit-tune train`; returns the exit code."""
     flags = config_lib.parse(argv, "train")
     config_lib.check(flags.config)  # everything that can be refused is refused before a file is opened
-    with Phases(preempted_exit_code=flags.preempted_exit_code) as phases, distributed.leaving_together():
+    with (Phases(preempted_exit_code=flags.preempted_exit_code) as phases, Watchdog(phases, flags.config.watchdog),
+          distributed.leaving_together()):
         return train(flags, phases)
 
 
@@ -98,8 +100,10 @@ def train(flags: TrainFlags, phases: Phases) -> int:
     config = flags.config
     console.quiet_dependencies()
     distributed.initialize(flags.coordinator or "", flags.num_processes or 0,
-                           -1 if flags.process_id is None else flags.process_id)
-    mesh = sharding.make_mesh(config.mesh)
+                           -1 if flags.process_id is None else flags.process_id,
+                           initialization_timeout=config.watchdog.join_s)
+    with phases.enter("devices"):
+        mesh = sharding.make_mesh(config.mesh)
     config_lib.check_devices(config, jax.device_count(), jax.process_count())
 
     # Pairs, and the directory that only one run at a time may write.
@@ -136,11 +140,12 @@ def train(flags: TrainFlags, phases: Phases) -> int:
             else:
                 phases.saved_step, state, saved = restored
                 order.check_same(saved)
-            step = phases.saved_step
+            phases.step = step = phases.saved_step
             goodput = Goodput(phases, saved.get("goodput"), read_metrics(directory.path),
                               ended=directory.final() is not None)
             directory.resume_at(step)
             batches = Batches(text.source, text.rows, order, config, mesh, start_step=step)
+            phases.reading = batches.reading
             growth = watch.Growth(read_metrics(directory.path)) if config.vision.init_from else None
             run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, evaluations, meta,
                       state, step, goodput, growth, logged=step, skipped=float(jax.device_get(state["skipped"])))
@@ -190,7 +195,7 @@ def loop(run: Run) -> int:
                 started.append(metrics["loss"])
                 if len(started) > AHEAD:  # each step that waits for the devices holds its batch there
                     jax.block_until_ready(started.popleft())
-            run.step += 1
+            run.step = phases.step = run.step + 1
             # The line of an earlier step, now that its numbers are there and the device has this step to work on.
             write_line(run, writer, clock)
             if run.step % config.log.every == 0 or run.step == total or run.step == 1:
@@ -262,9 +267,14 @@ def evaluate(run: Run, writer: MetricWriter, with_sets: bool, with_tasks: bool) 
     with run.phases.enter("eval"):
         # With several hosts one must not leave while the others wait in a collective: they stop after the evaluation.
         alone = distributed.num_processes() == 1
+
+        def should_stop() -> bool:  # asked after each batch
+            run.phases.alive()
+            return alone and run.phases.stop_requested()
+
         metrics, results, shown = evaluation.evaluate(
             run.evaluations, config, weights_to_evaluate(run.state), workdir, step, with_sets=with_sets,
-            with_tasks=with_tasks, should_stop=lambda: alone and run.phases.stop_requested())
+            with_tasks=with_tasks, should_stop=should_stop)
         writer.write(step, "val", metrics)
         run.directory.write_eval(step, metrics | pages.settings_by_task(results))
         if jax.process_index() == 0 and run.evaluations:

@@ -1,5 +1,7 @@
 """A process's share of each global batch as numpy arrays: a function of the step, whoever computes it and when."""
 
+import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from lit_tune.data.text_rows import TextRows
 from lit_tune.data.transforms import Augment, train_crop, train_transform
 from lit_tune.errors import DataError, explain
 
+NAMED = 3  # shards in a message
 TRIES = 16  # samples tried for one row; with one in ten bad, all fail once in 10**16 rows
 
 
@@ -90,6 +93,9 @@ class HostBatches:
         recipe: the rest.
         rows: int64, this process's rows of the global batch, rising.
         bank_rows: int64, this process's rows of the bank of past texts, rising; none where there is no bank.
+
+    Attributes:
+        reading: by thread, the sample that is being read at this moment.
     """
 
     def __init__(self, source: Source, text: TextRows, planned: order.Order, recipe: Recipe, rows: np.ndarray,
@@ -102,6 +108,7 @@ class HostBatches:
         self.bank_rows = bank_rows
         self._cache = PictureCache(recipe.cache_bytes)
         self._memory = BatchMemory()
+        self.reading: dict[int, int] = {}
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """One step's rows, h of them.
@@ -142,6 +149,18 @@ class HostBatches:
         if self.bank_rows is not None:
             batch |= self._bank(step)
         return batch
+
+    def shards(self, step: int) -> str:
+        """Names of the shards (files, of a folder) that a step's rows lie in, for messages: those being read now.
+
+        Where nothing is being read here, because worker processes read: all of the step's, the first ones named.
+        """
+        indices: Iterable[int] = list(self.reading.values())
+        if not indices:
+            indices = self.order.locate(self.order.positions(step, self.rows)).tolist()
+        names = sorted({self.source.describe(index)[0] for index in indices})
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        return f"{', '.join(names[:NAMED])}{more}"
 
     def _bank(self, step: int) -> dict[str, np.ndarray]:
         """Texts planned for the steps before: those of step - 1 first, then of step - 2, ..."""
@@ -195,7 +214,11 @@ class HostBatches:
         """The decoded picture of a sample, in its place in the batch where that serves, and its number of captions."""
         kept = self._cache.get(index)
         if kept is None:
-            data, captions = self.source.pair(index, self.recipe.limits.max_bytes)
+            self.reading[threading.get_ident()] = index  # stays there while the read hangs
+            try:
+                data, captions = self.source.pair(index, self.recipe.limits.max_bytes)
+            finally:
+                del self.reading[threading.get_ident()]
             # a picture that is kept must not lie in a batch
             canvas = place if self.recipe.canvas and not self.recipe.cache_bytes else None
             kept = load_pixels(data, self.recipe.policy, self.recipe.limits, canvas), len(captions)

@@ -72,8 +72,8 @@ class Batches:
         bank = config.loss.text_bank * config.global_batch
         self._check_bank(bank)
         self._bank_rows = own_rows(self._sharding, bank) if bank else None
-        self._host = _run_ahead(HostBatches(source, text, order, Recipe.of(config), self._rows, self._bank_rows),
-                                config, start_step)
+        self._examples = HostBatches(source, text, order, Recipe.of(config), self._rows, self._bank_rows)
+        self._host = _run_ahead(self._examples, config, start_step)
 
     def __iter__(self) -> "Batches":
         return self
@@ -105,6 +105,13 @@ class Batches:
         if self._config.data.workers:
             gc.collect()  # grain's iterator keeps its last shared memory in a reference cycle
             time.sleep(DELETION_SECONDS)
+
+    def reading(self) -> str:
+        """Names of the shards that the next batch waits for, as far as they are known; for messages, from any thread.
+
+        Read by worker processes, it is one of those that the batch's pairs lie in.
+        """
+        return self._examples.shards(self.step)
 
     def take_wait(self) -> float:
         """Seconds spent in `next` since the last call of this: what the devices may have waited for data."""
