@@ -11,7 +11,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ class Checkpointer:
         saved_step: newest step that is committed and has its digests (0: none). Only then may it be called saved.
     """
 
-    def __init__(self, directory: Path | str, *, keep: int, best_metric: str = "", read_only: bool = False) -> None:
+    def __init__(self, directory: Path | str, *, keep: int, best_metric: str = "", read_only: bool = False,
+                 before_digests: Callable[[int], None] = lambda step: None) -> None:
         """Opens the directory; process 0 clears away what an interrupted save has left there.
 
         Args:
@@ -54,12 +55,14 @@ class Checkpointer:
             best_metric: name in `meta["metrics"]` whose best checkpoint is kept as well (the largest; the smallest if
                 the name ends in "loss"); "": newest only.
             read_only: nothing is removed, renamed or written (evaluation, export).
+            before_digests: called with the step when its arrays are written and nothing counts yet (debug_faults).
         """
         _quiet_libraries()
         self._folders = StepFolders(directory, read_only=read_only)
         self._directory = self._folders.directory
         self._keep = max(keep, 1)
         self._best_metric = best_metric
+        self._before_digests = before_digests
         self._finishing: threading.Thread | None = None
         self._error: BaseException | None = None
         self._pending = 0  # step of the save under way
@@ -226,6 +229,7 @@ class Checkpointer:
         """In a thread: wait for the commit, write the digests, only then remove older steps."""
         try:
             self._manager.wait_until_finished()
+            self._before_digests(step)
             if jax.process_index() == 0:
                 self._folders.commit(step, metrics)
                 self._remove_old()

@@ -1,5 +1,7 @@
 """What the text of a flag stands for: functions that return its value, or raise ValueError for a text they refuse."""
 
+from lit_tune import debug_faults
+
 
 def whole(text: str) -> int:
     """A whole number; underscores may group its digits."""
@@ -57,9 +59,11 @@ def fault(text: str) -> tuple[str, int, int | None]:
     """(kind, step, process or None for all) of "KIND@STEP[:PROCESS]"."""
     kind, _, place = text.partition("@")
     step, _, process = place.partition(":")
-    if kind != "nan" or process:
-        raise ValueError("only nan@STEP, on all processes, is a kind of fault")
-    return kind, whole(step), None
+    if kind not in debug_faults.KINDS:
+        raise ValueError(f"the kinds of fault are {', '.join(debug_faults.KINDS)}")
+    if kind == "nan" and process:
+        raise ValueError("nan is always on all processes: the loss is one number of all")
+    return kind, from_zero(step), from_zero(process) if process else None
 
 
 def truth(text: str) -> bool:

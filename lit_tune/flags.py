@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lit_tune import errors
+from lit_tune import debug_faults, errors
 from lit_tune.flag_values import fault, from_zero, one_of, positive, share, step_range, truth, whole, wholes, words
 
 
@@ -47,7 +47,7 @@ class TrainFlags:
     skip_batches: tuple[int, int] | None = flag("steps A to B - 1 run as skipped", read=step_range, form="A:B")
     preempted_exit_code: int = flag("exit code after being told to stop, once saved", 0, read=whole, form="N")
     debug_fault: tuple[str, int, int | None] | None = flag(
-        "make a fault on purpose: nan", read=fault, form="KIND@STEP[:PROCESS]")
+        f"make a fault on purpose: {', '.join(debug_faults.KINDS)}", read=fault, form="KIND@STEP[:PROCESS]")
     max_samples: int | None = flag("use only the first N pairs of the training data", read=positive, form="N")
     allow_missing: float = flag("share of the shards that may be missing or damaged; they are left out", 0.0,
                                 read=share, form="SHARE")

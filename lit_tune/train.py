@@ -25,6 +25,7 @@ from lit_tune import (
     __version__,
     config as config_lib,
     console,
+    debug_faults,
     description,
     distributed,
     flops,
@@ -122,14 +123,16 @@ def train(flags: TrainFlags, phases: Phases) -> int:
         if order.fingerprint:  # computed on each machine; one may take much longer than another
             distributed.agree({"groups of captions": order.fingerprint}, timeout=ORDER_S)
         evaluations = evaluation.prepare(config, mesh, text.encoder, source)
-        nan_at = flags.debug_fault[1] if flags.debug_fault else -1  # nan is the only kind; it takes all processes
-        built = build_step(config, mesh, skip_batches=flags.skip_batches or (0, 0), nan_at=nan_at)
+        built = build_step(config, mesh, skip_batches=flags.skip_batches or (0, 0),
+                           nan_at=debug_faults.nan_at(flags.debug_fault))
         meta = {"config": config_lib.resolved(config), "config_hash": directory.config_hash, "data": facts,
                 "order": order.fingerprint, "vision_tower": description.of_run(config),
                 "text_tower": text.encoder.description}
 
         with Checkpointer(directory.checkpoints, keep=config.checkpoint.keep,
-                          best_metric=config.eval.best_metric) as checkpoints:
+                          best_metric=config.eval.best_metric,
+                          before_digests=debug_faults.before_digests(flags.debug_fault, jax.process_index())
+                          ) as checkpoints:
             with phases.enter("restore"):
                 restored = checkpoints.restore(None, built.abstract[0], built.shardings[0])
             if restored is None:
@@ -188,6 +191,7 @@ def loop(run: Run) -> int:
             with phases.enter("data wait"):
                 batch = next(run.batches)
             with phases.enter("compile" if compiling else "step"):
+                debug_faults.strike(run.flags.debug_fault, run.step, jax.process_index())
                 run.state, metrics, embeddings = run.built.step(run.state, batch, text_params)
                 if compiling:
                     jax.block_until_ready(metrics["loss"])
