@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 import threading
 import time
@@ -21,6 +22,8 @@ import jax
 from lit_tune import cli, errors
 from lit_tune.phases import Phases
 
+# What a collective says whose peer has gone: gloo (CPU), NCCL (GPU), gRPC.
+LOST = re.compile(r"closed by peer|reset by peer|remote process exited|Broken pipe|UNAVAILABLE|heartbeat", re.IGNORECASE)
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
 
@@ -262,10 +265,21 @@ def leaving_together() -> Iterator[None]:
     except BaseException as error:
         if num_processes() == 1:
             raise
-        code = cli.report(error) if isinstance(error, errors.LitTuneError) else 1
-        traceback.print_exc() if code == 1 else None
+        code = _tell(error)
         sys.stderr.flush()
         os._exit(code)
+
+
+def _tell(error: BaseException) -> int:
+    """Say on stderr which process ends and why; its exit code."""
+    who = f"process {process_index()} of {num_processes()}"
+    if isinstance(error, jax.errors.JaxRuntimeError) and LOST.search(str(error)):
+        error = errors.HangError(f"{who}: another process was lost: {str(error).splitlines()[0]}")
+    if isinstance(error, errors.LitTuneError):
+        return cli.report(error)
+    print(f"lit-tune: {who} ends after an error:", file=sys.stderr)
+    traceback.print_exception(error)
+    return 1
 
 
 class StopAgreement:
