@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from lit_tune import __version__, errors, flags
+from lit_tune import __version__, errors, flags, supervisor
 from lit_tune.redaction import redact
 
 CLOSED_PIPE = 141  # what a shell shows for a program ended by SIGPIPE
@@ -51,6 +51,8 @@ def dispatch(argv: Sequence[str]) -> int:
         if flags.asks_for_help(argv[1:]):
             print(flags.help_text(name))
             return 0
+        if name == "train" and supervisor.asked(argv[1:]):
+            return supervisor.main(argv[1:])
         return importlib.import_module(module_of(name)).main(argv[1:])
     if name:
         raise errors.ConfigError(errors.explain(
@@ -83,3 +85,13 @@ def answer_help(command: str) -> None:
     if flags.asks_for_help(sys.argv[1:]):
         print(flags.help_text(command))
         sys.exit(0)
+
+
+def supervise() -> None:
+    """End the process as `train` ended under --restarts, if that was asked for; before jax is imported."""
+    try:
+        asked = supervisor.asked(sys.argv[1:])
+    except errors.LitTuneError as error:
+        sys.exit(report(error))
+    if asked:
+        sys.exit(run(supervisor.main))

@@ -46,6 +46,8 @@ class TrainFlags:
     extend: bool = flag("allow more total_steps than the run was started with", False)
     skip_batches: tuple[int, int] | None = flag("steps A to B - 1 run as skipped", read=step_range, form="A:B")
     preempted_exit_code: int = flag("exit code after being told to stop, once saved", 0, read=whole, form="N")
+    restarts: int = flag("start it again after a crash, kill or hang, up to N times without a newer checkpoint", 0,
+                         read=from_zero, form="N")
     debug_fault: tuple[str, int, int | None] | None = flag(
         f"make a fault on purpose: {', '.join(debug_faults.KINDS)}", read=fault, form="KIND@STEP[:PROCESS]")
     max_samples: int | None = flag("use only the first N pairs of the training data", read=positive, form="N")

@@ -17,6 +17,8 @@ from types import FrameType, TracebackType
 
 # Before the first trained step of this start there is nothing that the last checkpoint does not already hold.
 NOTHING_TO_SAVE = ("start", "devices", "compile", "restore")
+# Signals so close together are one: sent to a whole group of processes, and once more by the one that supervises.
+TOGETHER_S = 0.2
 
 
 class Phases:
@@ -68,7 +70,7 @@ class Phases:
         self._now = "start", time.monotonic()  # one tuple: other threads read both or neither
         self._stop = threading.Event()
         self._left_grace = threading.Event()
-        self._signals = 0
+        self._stopped_at: float | None = None  # when the first signal came
 
     @property
     def name(self) -> str:
@@ -179,10 +181,11 @@ class Phases:
                 return
             if received[0] not in (signal.SIGTERM, signal.SIGINT):
                 continue
-            self._signals += 1
-            if self._signals > 1:
+            if self._stopped_at is not None and time.monotonic() - self._stopped_at > TOGETHER_S:
                 self.exit_now()
-            self.request_stop()
+            if self._stopped_at is None:
+                self._stopped_at = time.monotonic()
+                self.request_stop()
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -10,6 +10,7 @@ from lit_tune import cli
 
 if __name__ == "__main__":
     cli.answer_help("train")  # before jax is imported
+    cli.supervise()  # with --restarts the run is a child of this process
 
 import sys
 import time
