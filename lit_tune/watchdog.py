@@ -6,6 +6,7 @@ one line and all stacks, and ends the process with the exit code that means "res
 """
 
 import faulthandler
+import multiprocessing
 import os
 import signal
 import statistics
@@ -153,6 +154,8 @@ class Watchdog:
         faulthandler.dump_traceback(file=2, all_threads=True)
         if distributed.num_processes() > 1:
             time.sleep(LINGER_S)
+        for worker in multiprocessing.active_children():  # one that was stopped would never see that we are gone
+            worker.kill()
         os._exit(errors.HangError.exit_code)
 
 

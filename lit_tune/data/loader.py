@@ -21,7 +21,7 @@ from lit_tune.data.order import Order
 from lit_tune.data.quarantine import Quarantine
 from lit_tune.data.sample import Source
 from lit_tune.data.text_rows import TextRows
-from lit_tune.errors import ConfigError, explain
+from lit_tune.errors import ConfigError, HangError, explain
 
 BATCH_AXES = ("data", "fsdp")  # mesh axes that axis 0 of every batch array is cut along
 DELETION_SECONDS = 0.2  # grain gives shared memory back in a thread of its own; at exit the rest is reported as leaked
@@ -52,6 +52,7 @@ class Batches:
     Raises:
         ConfigError: the global batch cannot be cut over the mesh.
         DataError: from `next`, where too many samples are bad.
+        HangError: from `next`, where a worker process was killed.
     """
 
     def __init__(self, source: Source, text: TextRows, order: Order, config: Any, mesh: Mesh,
@@ -80,7 +81,7 @@ class Batches:
 
     def __next__(self) -> dict[str, jax.Array]:
         started = time.monotonic()
-        host = {name: self._own(array) for name, array in next(self._host).items()}
+        host = {name: self._own(array) for name, array in self._next().items()}
         # Bad samples travel as numbers, not as exceptions: grain loses a whole batch when one is raised in its threads.
         self.quarantine.take(host["tried"], host["fault"])
         with jax.transfer_guard_host_to_device("allow"):  # the one transfer of a step that is meant
@@ -117,6 +118,18 @@ class Batches:
         """Seconds spent in `next` since the last call of this: what the devices may have waited for data."""
         waited, self._waited = self._waited, 0.0
         return waited
+
+    def _next(self) -> dict[str, np.ndarray]:
+        """This process's rows of the next batch, waited for."""
+        try:
+            return next(self._host)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise HangError(explain(
+                "config.data.workers: a worker process", expected="it to live as long as the run",
+                found=str(error).partition(". ")[0], do="restart; if memory is short, lower data.workers or data.prefetch"
+            )) from error
 
     def _own(self, array: np.ndarray) -> np.ndarray:
         """The array in memory of this process: a worker's lies in shared memory, which a jax array must not keep."""

@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
+from lit_tune.data.orphans import end_with_parent
 from lit_tune.errors import LitTuneError, explain
 
 Item = TypeVar("Item")
@@ -45,7 +46,7 @@ def each(task: Callable[[Item], Result], items: Sequence[Item], workers: int) ->
         return
     # spawn: a fork of a process with threads can hang.
     context, before = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, context, initializer=_leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker)
     todo = iter(items)
     running: dict[Future, Item] = {}
     try:
@@ -67,9 +68,10 @@ def each(task: Callable[[Item], Result], items: Sequence[Item], workers: int) ->
             child.terminate()
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    """Ctrl-C reaches every process of the terminal; the parent ends its workers itself."""
+def _prepare_worker() -> None:
+    """Ctrl-C reaches every process of the terminal; the parent ends its workers itself, unless it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 class Progress:
