@@ -23,7 +23,7 @@ from lit_tune import cli, errors
 from lit_tune.phases import Phases
 
 # What a collective says whose peer has gone: gloo (CPU), NCCL (GPU), gRPC.
-LOST = re.compile(r"closed by peer|reset by peer|remote process exited|Broken pipe|UNAVAILABLE|heartbeat", re.IGNORECASE)
+LOST = re.compile(r"(closed|reset) by peer|remote process exited|Broken pipe|UNAVAILABLE|heartbeat", re.IGNORECASE)
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
 

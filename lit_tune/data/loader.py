@@ -128,7 +128,8 @@ class Batches:
                 raise
             raise HangError(explain(
                 "config.data.workers: a worker process", expected="it to live as long as the run",
-                found=str(error).partition(". ")[0], do="restart; if memory is short, lower data.workers or data.prefetch"
+                found=str(error).partition(". ")[0],
+                do="restart; where memory is short, lower data.workers or data.prefetch",
             )) from error
 
     def _own(self, array: np.ndarray) -> np.ndarray:

@@ -1,0 +1,178 @@
+"""Runs under --restarts, and what happens to the other processes of a run when one is lost."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import several
+import tiny
+
+from lit_tune import supervisor
+from lit_tune.step_folders import StepFolders
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the text tower and the pictures."""
+    return several.make_home(tmp_path_factory.mktemp("restarts"))
+
+
+@pytest.fixture(scope="module")
+def straight(home: Path) -> str:
+    """The name of a run of one process that nobody disturbed."""
+    code, output = tiny.finish(several.run(home, "straight"))
+    assert code == 0, output
+    return "straight"
+
+
+@pytest.fixture(scope="module")
+def straight_2(home: Path) -> str:
+    """The name of a run of two processes that nobody disturbed."""
+    codes, outputs = several.finish(several.run_several(home, "straight-2"))
+    assert codes == [0, 0], outputs
+    return "straight-2"
+
+
+def kill_one_of_two(home: Path, straight: str, number: int) -> float:
+    """Kill -9 one process of two under --restarts, hold the end against the straight run's; seconds until it trains."""
+    name = f"killed-{number}"
+    processes = several.run_several(home, name, "--restarts=4")
+    tiny.wait_for_step(home / name, 23, processes[0])
+    (child,) = several.children(processes[number].pid)
+    reached, began = several.newest(home, name), time.monotonic()
+    os.kill(child, signal.SIGKILL)
+    while several.newest(home, name) >= reached and several.newest(home, name) < several.STEPS:
+        assert time.monotonic() - began < 120 and processes[0].poll() is None, "no restart was seen"
+        time.sleep(0.05)
+    seconds = several.seconds_to_step(home, name, reached + 1, processes[0], began)
+    codes, outputs = several.finish(processes)
+    assert codes == [0, 0], outputs
+    assert "lit-tune: the run was ended by SIGKILL; newest checkpoint: step 20; restart 1 of 4" in outputs[number]
+    other = outputs[1 - number]
+    assert "restart 1 of 4" in other and ("another process was lost" in other or "SIGABRT" in other), other
+    several.same_end(home, name, straight)
+    return seconds
+
+
+@pytest.mark.slow
+@pytest.mark.faults(row=3, fault="kill -9 of one process of two, under `--restarts`",
+                    expected="the other ends too, both come back, ends bit for bit")
+def test_kill_9_of_one_of_two_brings_both_back(
+    home: Path, straight_2: str, recovery: Callable[[float], None]
+) -> None:
+    recovery(kill_one_of_two(home, straight_2, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.faults(row=4, fault="kill -9 of the coordinator (process 0), under `--restarts`",
+                    expected="the other ends too, both come back, ends bit for bit")
+def test_kill_9_of_the_coordinator_brings_both_back(
+    home: Path, straight_2: str, recovery: Callable[[float], None]
+) -> None:
+    recovery(kill_one_of_two(home, straight_2, 0))
+
+
+@pytest.mark.slow
+@pytest.mark.faults(row=8, fault="a second SIGTERM, in a save that takes long",
+                    expected="ends at once, last checkpoint intact, resumes bit for bit")
+def test_second_sigterm_ends_at_once_and_resume_is_bitwise(
+    home: Path, straight: str, recovery: Callable[[float], None]
+) -> None:
+    process = several.run(home, "twice", "--debug_fault=slow_save@11")
+    tiny.wait_for_step(home / "twice", 13, process)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1.5)
+    assert process.poll() is None, "the first signal leaves the save alone"
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    code, output = tiny.finish(process, timeout=20)
+    assert time.monotonic() - began < 5 and code == 0 and output.endswith("preempted at step 10\n"), output
+    began = time.monotonic()
+    process = several.run(home, "twice")
+    recovery(several.seconds_to_step(home, "twice", several.newest(home, "twice") + 1, process, began))
+    code, output = tiny.finish(process)
+    assert code == 0 and "resumed   at step 10" in output, output
+    several.same_end(home, "twice", straight)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_again_and_again_is_given_up_when_no_checkpoint_is_newer(home: Path) -> None:
+    code, output = tiny.finish(several.run(home, "hopeless", "--restarts=1", "--debug_fault=raise@25"))
+    lines = [line for line in output.splitlines() if line.startswith("lit-tune: the run")]
+    assert code == 1 and len(lines) == 3, output
+    # the first start came as far as step 20, so it does not count
+    assert lines[0].endswith("exit code 1; newest checkpoint: step 20; restart 1 of 1 in 1 s")
+    assert lines[1].endswith("no newer one in 1 restart: giving up") or "restart 1 of 1" in lines[1]
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_supervisor_is_passed_on_and_ends_both(home: Path, straight: str) -> None:
+    process = several.run(home, "told", "--restarts=3", "--preempted_exit_code=75")
+    tiny.wait_for_step(home / "told", 13, process)
+    (child,) = several.children(process.pid)
+    os.kill(child, signal.SIGTERM)  # as one that stops a whole group does
+    process.send_signal(signal.SIGTERM)
+    code, output = tiny.finish(process)
+    assert code == 75 and "restart" not in output and "preempted at step" in output, output
+    assert int(output.rsplit("preempted at step", 1)[1]) >= 13
+    process = several.run(home, "told", "--restarts=3")
+    assert tiny.finish(process)[0] == 0
+    several.same_end(home, "told", straight)
+
+
+@pytest.mark.slow
+def test_a_killed_supervisor_takes_the_run_with_it(home: Path) -> None:
+    process = several.run(home, "orphan", "--restarts=3", data__workers=1)
+    tiny.wait_for_step(home / "orphan", 5, process)
+    (child,) = several.children(process.pid)
+    process.kill()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{child}").exists():
+        assert time.monotonic() < end, "the run goes on without its supervisor"
+        time.sleep(0.1)
+
+
+def supervised(tmp_path: Path, body: str, restarts: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of a Python program `body` under a supervisor that does not wait; it may count its starts."""
+    program = "import os, signal, sys\nfrom pathlib import Path\n" \
+        f"home = Path({str(tmp_path)!r})\n" \
+        "starts = len(list(home.glob('start-*')))\n(home / f'start-{starts}').touch()\n" + body
+    monkeypatch.setattr(supervisor._Child, "stop_within", lambda self, seconds: False)
+    with supervisor._Child([sys.executable, "-c", program]) as child:
+        return supervisor.supervise(child, restarts, StepFolders(tmp_path, read_only=True), 0)
+
+
+@pytest.mark.parametrize("code, starts", [(0, 1), (1, 3), (2, 1), (3, 1), (4, 1), (5, 1), (75, 3), (130, 1)])
+def test_only_codes_that_a_restart_may_help_are_restarted(
+    code: int, starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert supervised(tmp_path, f"sys.exit({code})", 2, monkeypatch) == code
+    assert len(list(tmp_path.glob("start-*"))) == starts
+
+
+def test_death_by_a_signal_is_restarted_and_told_as_a_shell_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    assert supervised(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", 1, monkeypatch) == 137
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["lit-tune: the run was ended by SIGKILL; newest checkpoint: none; restart 1 of 1 in 1 s",
+                    "lit-tune: the run was ended by SIGKILL; newest checkpoint: none; no newer one in 1 restart: "
+                    "giving up"]
+
+
+def test_a_newer_checkpoint_starts_the_count_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = """
+step = home / str(10 * (starts + 1))
+if starts < 4:
+    step.mkdir()
+    (step / "arrays").write_text("")
+    from lit_tune.digests import write_digests
+    write_digests(step, step=int(step.name), metrics={})
+sys.exit(75)
+"""
+    assert supervised(tmp_path, progress, 2, monkeypatch) == 75
+    assert len(list(tmp_path.glob("start-*"))) == 4 + 2, "four that came further, then two that did not"
