@@ -85,7 +85,7 @@ def test_second_sigterm_ends_at_once_and_resume_is_bitwise(
     home: Path, straight: str, recovery: Callable[[float], None]
 ) -> None:
     process = several.run(home, "twice", "--debug_fault=slow_save@11")
-    tiny.wait_for_step(home / "twice", 13, process)
+    tiny.wait_for_step(home / "twice", 22, process)  # step 10 is saved, 20 is held
     process.send_signal(signal.SIGTERM)
     time.sleep(1.5)
     assert process.poll() is None, "the first signal leaves the save alone"

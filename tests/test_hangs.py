@@ -1,0 +1,203 @@
+"""Runs that stand still, in one process or in one of several: they say so, end with 75, and go on where they were."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import several
+import tiny
+
+SOON = {"watchdog__step_s": 8.0}  # instead of two minutes; the machine that tests may be busy
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the text tower and the pictures."""
+    return several.make_home(tmp_path_factory.mktemp("hangs"))
+
+
+@pytest.fixture(scope="module")
+def straight(home: Path) -> str:
+    """The name of a run of one process that nobody disturbed."""
+    code, output = tiny.finish(several.run(home, "straight"))
+    assert code == 0, output
+    return "straight"
+
+
+@pytest.fixture(scope="module")
+def straight_2(home: Path) -> str:
+    """The name of a run of two processes that nobody disturbed."""
+    codes, outputs = several.finish(several.run_several(home, "straight-2"))
+    assert codes == [0, 0], outputs
+    return "straight-2"
+
+
+def goes_on(home: Path, name: str, straight: str, processes: list[subprocess.Popen], began: float) -> float:
+    """Hold the end of a run that was started again against the straight run's; seconds until its first new step."""
+    seconds = several.seconds_to_step(home, name, several.newest(home, name) + 1, processes[0], began)
+    codes, outputs = several.finish(processes)
+    assert set(codes) == {0}, outputs
+    several.same_end(home, name, straight)
+    return seconds
+
+
+@pytest.mark.slow
+@pytest.mark.faults(row=21, fault="one process does not come, or two have one number",
+                    expected="75 within `watchdog.join_s`, and the line says which process waited")
+@pytest.mark.parametrize("numbers", [(0,), (1,), (1, 1), (0, 0)], ids=str)
+def test_processes_that_do_not_find_each_other_end(
+    numbers: tuple[int, ...], home: Path, recovery: Callable[[float], None]
+) -> None:
+    began = time.monotonic()
+    codes, outputs = several.finish(several.run_several(
+        home, f"alone-{len(numbers)}-{numbers[0]}", numbers=numbers, watchdog__join_s=8), timeout=90)
+    assert all(code in (75, -signal.SIGABRT) for code in codes) and 75 in codes, (codes, outputs)
+    assert any(f"process {numbers[0]} of 2: a process is missing or two have the same number" in output
+               or "the processes did not find each other" in output for output in outputs), outputs
+    recovery(time.monotonic() - began)
+
+
+@pytest.mark.slow
+@pytest.mark.faults(row=22, fault="an exception on process 1 of two",
+                    expected="its number and trace are printed, the other ends with 75, resumes bit for bit")
+def test_exception_on_one_of_two_ends_both_and_resume_is_bitwise(
+    home: Path, straight_2: str, recovery: Callable[[float], None]
+) -> None:
+    processes = several.run_several(home, "raised", "--debug_fault=raise@15:1")
+    tiny.wait_for_step(home / "raised", 12, processes[0])
+    codes, outputs = several.finish(processes, timeout=60)
+    assert codes[1] == 1 and codes[0] in (75, -signal.SIGABRT), (codes, outputs)
+    assert "lit-tune: process 1 of 2 ends after an error" in outputs[1]
+    assert "in strike" in outputs[1] and "RuntimeError: --debug_fault=raise@15, on process 1" in outputs[1]
+    assert codes[0] != 75 or "lit-tune: process 0 of 2: another process was lost" in outputs[0]
+    began = time.monotonic()
+    recovery(goes_on(home, "raised", straight_2, several.run_several(home, "raised"), began))
+
+
+@pytest.mark.slow
+@pytest.mark.faults(row=23, fault="process 1 of two is alive and stands still",
+                    expected="the watchdog ends all with stacks and 75, resumes bit for bit")
+def test_one_of_two_alive_but_stuck_ends_both_with_stacks_and_resume_is_bitwise(
+    home: Path, straight_2: str, recovery: Callable[[float], None]
+) -> None:
+    codes, outputs = several.finish(several.run_several(home, "stuck", "--debug_fault=stuck@15:1", **SOON))
+    assert codes == [75, 75], (codes, outputs)
+    for number, output in enumerate(outputs):
+        assert f"lit_tune: warning: process {number} of 2: waiting for a step for" in output
+        assert f"lit-tune: process {number} of 2: waiting for a step for" in output and "this is a hang" in output
+        assert 'train.py", line' in output and "in loop" in output and "in _watch" in output, "stacks of all threads"
+    assert "debug_faults.py" in outputs[1] and "debug_faults.py" not in outputs[0]
+    began = time.monotonic()
+    recovery(goes_on(home, "stuck", straight_2, several.run_several(home, "stuck"), began))
+
+
+@pytest.mark.slow
+@pytest.mark.faults(row=24, fault="SIGSTOP of the data worker",
+                    expected="a warning that names the shard, then 75; resumes bit for bit")
+def test_a_stopped_data_worker_is_warned_of_then_ends_the_run_and_resume_is_bitwise(
+    home: Path, straight: str, recovery: Callable[[float], None]
+) -> None:
+    process = several.run(home, "stopped", data__workers=1, **SOON)
+    tiny.wait_for_step(home / "stopped", 12, process)
+    (worker,) = several.workers(process)
+    with several.stopped(worker):
+        code, output = tiny.finish(process)
+        assert code == 75, output
+        assert "warning: waiting for data for" in output and ", reading pictures; at" in output
+        assert "lit-tune: waiting for data for" in output and ", reading pictures: this is a hang" in output
+        assert not Path(f"/proc/{worker}").exists(), "a stopped worker stays behind"
+    began = time.monotonic()
+    recovery(goes_on(home, "stopped", straight, [several.run(home, "stopped", data__workers=1)], began))
+
+
+@pytest.mark.slow
+@pytest.mark.faults(row=24, fault="a data worker that is slow: stopped for a while",
+                    expected="a warning that names the shard, then it goes on; same bits")
+def test_a_slow_data_worker_is_warned_of_and_changes_nothing(
+    home: Path, straight: str, recovery: Callable[[float], None]
+) -> None:
+    process = several.run(home, "slow", data__workers=1, watchdog__step_s=30.0)
+    tiny.wait_for_step(home / "slow", 12, process)
+    (worker,) = several.workers(process)
+    with several.stopped(worker):
+        several.read_until(process, "warning: waiting for data for")
+        reached, began = several.newest(home, "slow"), time.monotonic()
+    recovery(several.seconds_to_step(home, "slow", reached + 1, process, began))
+    code, output = tiny.finish(process)
+    assert code == 0, output
+    several.same_end(home, "slow", straight)
+
+
+@pytest.mark.slow
+@pytest.mark.faults(row=25, fault="kill -9 of a data worker, as for want of memory",
+                    expected="one line and 75, resumes bit for bit")
+def test_kill_9_of_a_data_worker_ends_the_run_and_resume_is_bitwise(
+    home: Path, straight: str, recovery: Callable[[float], None]
+) -> None:
+    process = several.run(home, "worker", data__workers=2)
+    tiny.wait_for_step(home / "worker", 12, process)
+    os.kill(several.workers(process)[0], signal.SIGKILL)
+    code, output = tiny.finish(process)
+    assert code == 75 and "lit-tune: config.data.workers: a worker process" in output, output
+    assert "unexpectedly with exit code -9" in output and "Traceback" not in output
+    began = time.monotonic()
+    recovery(goes_on(home, "worker", straight, [several.run(home, "worker", data__workers=2)], began))
+
+
+@pytest.mark.slow
+def test_kill_9_of_a_run_leaves_no_data_worker_behind(home: Path) -> None:
+    process = several.run(home, "killed", data__workers=2)
+    tiny.wait_for_step(home / "killed", 5, process)
+    workers = several.workers(process)
+    assert len(workers) == 2
+    process.kill()
+    end = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < end, "workers live on without their run"
+        time.sleep(0.1)
+    process.communicate()
+
+
+@contextmanager
+def two_hosts() -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Two network namespaces with a cable between them: (their addresses, the words that run a command in each)."""
+    names, links = [f"lt{os.getpid()}-{i}" for i in (0, 1)], [f"lt{os.getpid() % 10**6}v{i}" for i in (0, 1)]
+    addresses = ["10.213.7.1", "10.213.7.2"]
+    made = subprocess.run(["ip", "netns", "add", names[0]], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no network namespaces here: {made.stderr.strip()}")
+    try:
+        subprocess.run(["ip", "netns", "add", names[1]], check=True)
+        subprocess.run(["ip", "link", "add", links[0], "type", "veth", "peer", "name", links[1]], check=True)
+        for name, link, address in zip(names, links, addresses, strict=True):
+            subprocess.run(["ip", "link", "set", link, "netns", name], check=True)
+            inside = ["ip", "-n", name]
+            for words in (["addr", "add", f"{address}/24", "dev", link], ["link", "set", link, "up"],
+                          ["link", "set", "lo", "up"]):
+                subprocess.run([*inside, *words], check=True)
+        yield addresses, [["ip", "netns", "exec", name] for name in names]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+@pytest.mark.faults(row=47, fault="the clock jumps back by one hour",
+                    expected="no effect: same bits, rates and shares of time stay sane")
+def test_a_clock_that_jumps_back_changes_nothing(
+    home: Path, straight: str, recovery: Callable[[float], None]
+) -> None:
+    code, output = tiny.finish(several.run(home, "clock", "--debug_fault=clock@10"))
+    assert code == 0, output
+    several.same_end(home, "clock", straight)
+    lines = [line for line in tiny.lines(home / "clock") if line["kind"] == "train"]
+    jumps = [after["time"] - before["time"] for before, after in zip(lines, lines[1:], strict=False)]
+    assert min(jumps) < -3000, "the clock did jump"
+    for line in lines:
+        assert 0 <= line["perf/goodput"] <= 1
+        assert all(0 <= value < 1e6 for name, value in line.items() if name.startswith("perf/"))
+    recovery(0.0)
