@@ -69,6 +69,19 @@ def workers(process: subprocess.Popen) -> list[int]:
     return children(process.pid, "spawn_main")
 
 
+def gone(pid: int, seconds: float = 20) -> bool:
+    """Whether a process has ended within some seconds; one that nobody has waited for yet counts as ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def final(home: Path, name: str) -> dict:
     """The content of final.json."""
     return json.loads((home / name / "final.json").read_text())

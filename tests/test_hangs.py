@@ -110,7 +110,7 @@ def test_a_stopped_data_worker_is_warned_of_then_ends_the_run_and_resume_is_bitw
         assert code == 75, output
         assert "warning: waiting for data for" in output and ", reading pictures; at" in output
         assert "lit-tune: waiting for data for" in output and ", reading pictures: this is a hang" in output
-        assert not Path(f"/proc/{worker}").exists(), "a stopped worker stays behind"
+        assert several.gone(worker), "a stopped worker stays behind"
     began = time.monotonic()
     recovery(goes_on(home, "stopped", straight, [several.run(home, "stopped", data__workers=1)], began))
 
@@ -156,10 +156,7 @@ def test_kill_9_of_a_run_leaves_no_data_worker_behind(home: Path) -> None:
     workers = several.workers(process)
     assert len(workers) == 2
     process.kill()
-    end = time.monotonic() + 20
-    while any(Path(f"/proc/{worker}").exists() for worker in workers):
-        assert time.monotonic() < end, "workers live on without their run"
-        time.sleep(0.1)
+    assert all(several.gone(worker) for worker in workers), "workers live on without their run"
     process.communicate()
 
 
@@ -184,6 +181,40 @@ def two_hosts() -> Iterator[tuple[list[str], list[list[str]]]]:
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def start_on_two_hosts(home: Path, name: str, addresses: list[str], inside: list[list[str]], **changes: object,
+                       ) -> list[subprocess.Popen]:
+    """A run of two processes, one in each namespace."""
+    words = tiny.arguments(home / "text", home / "pictures", home / name, **changes)
+    words += [f"--coordinator={addresses[0]}:{several.free_port()}", "--num_processes=2"]
+    return [tiny.start([*words, f"--process_id={i}"], home / "cache", inside=inside[i]) for i in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.faults(row=26, fault="the link between two hosts is down for 3 s, then for good",
+                    expected="goes on with the same bits; both end within the heartbeat and 10 s")
+def test_a_link_that_comes_back_changes_nothing_and_one_that_does_not_ends_both(
+    home: Path, straight_2: str, recovery: Callable[[float], None]
+) -> None:
+    with two_hosts() as (addresses, inside):
+        link = [*inside[1], "ip", "link", "set", "dev", f"lt{os.getpid() % 10**6}v1"]
+        processes = start_on_two_hosts(home, "link", addresses, inside, total_steps=several.STEPS)
+        tiny.wait_for_step(home / "link", 12, processes[0])
+        subprocess.run([*link, "down"], check=True)
+        time.sleep(3)
+        subprocess.run([*link, "up"], check=True)
+        began = time.monotonic()
+        codes, outputs = several.finish(processes)
+        assert codes == [0, 0], outputs
+        several.same_end(home, "link", straight_2)
+        recovery(time.monotonic() - began)
+
+        processes = start_on_two_hosts(home, "cut", addresses, inside, total_steps=5000)
+        tiny.wait_for_step(home / "cut", 12, processes[0])
+        subprocess.run([*link, "down"], check=True)
+        codes, outputs = several.finish(processes, timeout=60)  # heartbeats are missed after 30 s
+        assert all(code in (75, -signal.SIGABRT) for code in codes), (codes, outputs)
 
 
 @pytest.mark.faults(row=47, fault="the clock jumps back by one hour",

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,12 @@ def arguments(text: Path, pictures: Path, workdir: Path, **changes: Any) -> list
     return ["--config=quickstart", f"--workdir={workdir}"] + [f"--config.{k}={v}" for k, v in settings.items()]
 
 
-def start(arguments: list[str], cache: Path, *, devices: int = 1, **environment: str) -> subprocess.Popen:
-    """`python -m lit_tune.train` in a process of its own; its output is in `.stdout` as text."""
+def start(arguments: list[str], cache: Path, *, devices: int = 1, inside: Sequence[str] = (),
+          **environment: str) -> subprocess.Popen:
+    """`python -m lit_tune.train` in a process of its own, started by the words `inside`; its output is in `.stdout`."""
     variables = os.environ | {"LIT_TUNE_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
                               "XLA_FLAGS": simulated.flags(devices), **environment}
-    return subprocess.Popen([sys.executable, "-m", "lit_tune.train", *arguments], env=variables, text=True,
+    return subprocess.Popen([*inside, sys.executable, "-m", "lit_tune.train", *arguments], env=variables, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parent.parent)
 
 
