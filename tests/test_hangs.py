@@ -1,7 +1,9 @@
 """Runs that stand still, in one process or in one of several: they say so, end with 75, and go on where they were."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -177,10 +179,14 @@ def two_hosts() -> Iterator[tuple[list[str], list[list[str]]]]:
             for words in (["addr", "add", f"{address}/24", "dev", link], ["link", "set", link, "up"],
                           ["link", "set", "lo", "up"]):
                 subprocess.run([*inside, *words], check=True)
+            # gloo offers the address that the host's name stands for; `ip netns exec` puts this file over /etc/hosts.
+            (Path("/etc/netns") / name).mkdir(parents=True)
+            (Path("/etc/netns") / name / "hosts").write_text(f"127.0.0.1 localhost\n{address} {socket.gethostname()}\n")
         yield addresses, [["ip", "netns", "exec", name] for name in names]
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+            shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
 
 
 def start_on_two_hosts(home: Path, name: str, addresses: list[str], inside: list[list[str]], **changes: object,
