@@ -119,7 +119,7 @@ def test_sigterm_to_the_supervisor_is_passed_on_and_ends_both(home: Path, straig
     os.kill(child, signal.SIGTERM)  # as one that stops a whole group does
     process.send_signal(signal.SIGTERM)
     code, output = tiny.finish(process)
-    assert code == 75 and "restart" not in output and "preempted at step" in output, output
+    assert code == 75 and "lit-tune: the run" not in output and "preempted at step" in output, output
     assert int(output.rsplit("preempted at step", 1)[1]) >= 13
     process = several.run(home, "told", "--restarts=3")
     assert tiny.finish(process)[0] == 0
