@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,9 +12,6 @@ from pathlib import Path
 import pytest
 import several
 import tiny
-
-from lit_tune import supervisor
-from lit_tune.step_folders import StepFolders
 
 
 @pytest.fixture(scope="module")
@@ -136,35 +134,45 @@ def test_a_killed_supervisor_takes_the_run_with_it(home: Path) -> None:
     process.communicate()
 
 
-def supervised(tmp_path: Path, body: str, restarts: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The exit code of a Python program `body` under a supervisor that does not wait; it may count its starts."""
-    program = "import os, signal, sys\nfrom pathlib import Path\n" \
-        f"home = Path({str(tmp_path)!r})\n" \
-        "starts = len(list(home.glob('start-*')))\n(home / f'start-{starts}').touch()\n" + body
-    monkeypatch.setattr(supervisor._Child, "stop_within", lambda self, seconds: False)
-    with supervisor._Child([sys.executable, "-c", program]) as child:
-        return supervisor.supervise(child, restarts, StepFolders(tmp_path, read_only=True), 0)
+SUPERVISED = """
+import sys
+from lit_tune import supervisor
+from lit_tune.step_folders import StepFolders
+home, program, restarts = sys.argv[1:]
+supervisor._Child.stop_within = lambda self, seconds: False   # no waiting
+with supervisor._Child([sys.executable, "-c", program, home]) as child:
+    code = supervisor.supervise(child, int(restarts), StepFolders(home, read_only=True), 0)
+assert "jax" not in sys.modules
+sys.exit(code)
+"""
+COUNTED = """
+import os, signal, sys
+from pathlib import Path
+home = Path(sys.argv[1])
+starts = len(list(home.glob("start-*")))
+(home / f"start-{starts}").touch()
+"""
+
+
+def supervised(home: Path, body: str, restarts: int) -> tuple[int, int, list[str]]:
+    """(exit code, number of starts, lines said) of a program `body` under a supervisor that does not wait."""
+    done = subprocess.run([sys.executable, "-c", SUPERVISED, str(home), COUNTED + body, str(restarts)],
+                          capture_output=True, text=True, timeout=60)
+    return done.returncode, len(list(home.glob("start-*"))), done.stderr.splitlines()
 
 
 @pytest.mark.parametrize("code, starts", [(0, 1), (1, 3), (2, 1), (3, 1), (4, 1), (5, 1), (75, 3), (130, 1)])
-def test_only_codes_that_a_restart_may_help_are_restarted(
-    code: int, starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert supervised(tmp_path, f"sys.exit({code})", 2, monkeypatch) == code
-    assert len(list(tmp_path.glob("start-*"))) == starts
+def test_only_codes_that_a_restart_may_help_are_restarted(code: int, starts: int, tmp_path: Path) -> None:
+    assert supervised(tmp_path, f"sys.exit({code})", 2)[:2] == (code, starts)
 
 
-def test_death_by_a_signal_is_restarted_and_told_as_a_shell_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-) -> None:
-    assert supervised(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", 1, monkeypatch) == 137
-    said = capfd.readouterr().err.splitlines()
-    assert said == ["lit-tune: the run was ended by SIGKILL; newest checkpoint: none; restart 1 of 1 in 1 s",
-                    "lit-tune: the run was ended by SIGKILL; newest checkpoint: none; no newer one in 1 restart: "
-                    "giving up"]
+def test_death_by_a_signal_is_restarted_and_told_as_a_shell_does(tmp_path: Path) -> None:
+    assert supervised(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", 1) == (137, 2, [
+        "lit-tune: the run was ended by SIGKILL; newest checkpoint: none; restart 1 of 1 in 1 s",
+        "lit-tune: the run was ended by SIGKILL; newest checkpoint: none; no newer one in 1 restart: giving up"])
 
 
-def test_a_newer_checkpoint_starts_the_count_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_checkpoint_starts_the_count_anew(tmp_path: Path) -> None:
     progress = """
 step = home / str(10 * (starts + 1))
 if starts < 4:
@@ -174,5 +182,5 @@ if starts < 4:
     write_digests(step, step=int(step.name), metrics={})
 sys.exit(75)
 """
-    assert supervised(tmp_path, progress, 2, monkeypatch) == 75
-    assert len(list(tmp_path.glob("start-*"))) == 4 + 2, "four that came further, then two that did not"
+    code, starts, _ = supervised(tmp_path, progress, 2)
+    assert (code, starts) == (75, 4 + 2), "four that came further, then two that did not"
