@@ -1,6 +1,7 @@
 """Commands of other programs: run, asked or only printed; and what is left behind when a launcher ends."""
 
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,9 +102,7 @@ class Commands:
     @staticmethod
     def _there(words: Sequence[str]) -> bool:
         """True; a program that is not installed ends the launcher."""
-        from shutil import which
-
-        if which(words[0]) is None:
+        if shutil.which(words[0]) is None:
             raise Stop(1, f"{words[0]}: expected on the PATH, found nothing; {INSTALL.get(words[0], 'install it')}")
         return True
 
@@ -130,7 +129,7 @@ def ending(program: str, commands: Commands, verb: Callable[[], int]) -> int:
         return 130
     finally:
         for what, delete in commands.left.items():
-            print(f"left: {what}\n      delete it: {delete}", file=sys.stderr, flush=True)
+            print(f"left, and billed while it is there: {what}\n  delete it: {delete}", file=sys.stderr, flush=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

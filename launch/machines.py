@@ -39,21 +39,22 @@ def bring(settings: Settings, commands: Commands, machines: Machines, extra: str
         Stop: a machine failed three times.
     """
     address = shlex.quote(storage.upload_code(settings, commands))
-    steps = [f"gcloud storage cp {address} lit_tune.tar.gz", "mkdir -p lit_tune", "tar -xzf lit_tune.tar.gz -C lit_tune",
-             f"{WORKER} install {extra}"]
+    steps = [f"gcloud storage cp {address} lit_tune.tar.gz", "mkdir -p lit_tune",
+             "tar -xzf lit_tune.tar.gz -C lit_tune", f"{WORKER} install {extra}"]
     steps += [f"{WORKER} fetch {shlex.join(pair)}" for pair in settings.fetch]
     commands.say("installing on all machines")
-    everywhere(commands, machines, " && ".join(steps), "installing", tries=3)
+    everywhere(settings, commands, machines, " && ".join(steps), "installing", tries=3)
 
 
 def start(settings: Settings, commands: Commands, machines: Machines) -> None:
     """Start the run on every machine; one that runs it already is left alone."""
     words = [word.replace("{n}", str(machines.count)) for word in settings.train_words()]
-    everywhere(commands, machines, f"{WORKER} start {shlex.join(words)}", "starting", tries=1)
+    everywhere(settings, commands, machines, f"{WORKER} start {shlex.join(words)}", "starting", tries=1)
     commands.say(f"started: lit-tune {shlex.join(words)}")
 
 
-def everywhere(commands: Commands, machines: Machines, command: str, doing: str, *, tries: int) -> None:
+def everywhere(settings: Settings, commands: Commands, machines: Machines, command: str, doing: str, *,
+               tries: int) -> None:
     """Returns when a command went well on all machines.
 
     Raises:
@@ -65,7 +66,7 @@ def everywhere(commands: Commands, machines: Machines, command: str, doing: str,
             return
         said = "\n".join((answer.error.strip() or answer.out.strip() or "nothing").splitlines()[-5:])
         commands.say(f"{doing} failed (try {attempt + 1} of {tries}): {said}")
-        commands.wait(10.0 if attempt + 1 < tries else 0.0)
+        commands.wait(min(10.0, settings.poll) if attempt + 1 < tries else 0.0)
     raise Stop(1, f"{doing} failed on a machine; see above")
 
 

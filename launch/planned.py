@@ -1,4 +1,4 @@
-"""What `lit-tune plan` says of the run on the slice, as a person decides by it: does it fit, dollars, hours, the end."""
+"""What `lit-tune plan` says of the run on the slice, as a person decides by it: does it fit, dollars, hours, end."""
 
 import json
 from datetime import datetime, timedelta
@@ -19,7 +19,8 @@ def approve(settings: Settings, commands: Commands) -> None:
     told = tell(settings, commands)
     if not told and not settings.force:
         raise Stop(2, "nothing was created: the plan is not a yes; change the slice or the config, or add --force")
-    commands.confirm(f"Create {settings.slices} x {settings.tpu} ({settings.tier}) in {settings.zone}?", yes=settings.yes)
+    what = f"{settings.slices} x {settings.tpu} ({settings.tier}) in {settings.zone}"
+    commands.confirm(f"Create {what}?", yes=settings.yes)
 
 
 def tell(settings: Settings, commands: Commands) -> bool:
@@ -49,8 +50,8 @@ def shown(found: dict[str, Any], now: datetime) -> list[str]:
     memory = f"{found['hbm_peak_gib']} of {found['hbm_limit_gib']} GiB a chip"
     slice_ = f"{found['topology']} x {found['slices']}, {found['chips']} chips on {found['hosts']} hosts"
     if not found["fits"]:
-        changes = "; ".join(f"{one['change']} ({one['hbm_peak_gib']} GiB)" for one in found["would_fit"]) or "none found"
-        return [f"plan: {slice_}", f"memory: {memory}: does NOT fit; what would: {changes}"]
+        changes = "; ".join(f"{one['change']} ({one['hbm_peak_gib']} GiB)" for one in found["would_fit"])
+        return [f"plan: {slice_}", f"memory: {memory}: does NOT fit; what would: {changes or 'nothing found'}"]
     low, high = found["run_hours_low"], found["run_hours_high"]
     first, last = (f"{now + timedelta(hours=hours):%Y-%m-%d %H:%M}" for hours in (low, high))
     dollars = (f"${found['cost_usd_low']:,.0f} to ${found['cost_usd_high']:,.0f} (prices of {found['price_date']})"

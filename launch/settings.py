@@ -87,8 +87,8 @@ class Settings:
 
     def again(self, verb: str) -> list[str]:
         """The words of another verb for the same machines, for messages."""
-        words = ["python", self.program, verb, f"--name={self.name}", f"--project={self.project}", f"--zone={self.zone}"]
-        words += [f"--tpu={self.tpu}"] if self.tpu else []
+        words = ["python", self.program, verb]
+        words += [f"--{key}={getattr(self, key)}" for key in ("name", "project", "zone", "tpu") if getattr(self, key)]
         words += [f"--slices={self.slices}"] if self.slices > 1 else []
         return words + ([f"--bucket={self.bucket}"] if self.bucket else [])
 

@@ -1,5 +1,6 @@
 """The bucket in the right region, the code of this clone in it, and the newest checkpoint of a run."""
 
+import gzip
 import hashlib
 import io
 import re
@@ -12,6 +13,7 @@ from commands import Commands, Stop
 from settings import Settings
 
 CLONE = Path(__file__).resolve().parents[1]
+INSTALLED = ("lit_tune", "configs", "launch", "setup.py", "README.md", "LICENSE", "NOTICE", "MANIFEST.in", "CHANGELOG.md")
 
 
 def ensure_bucket(settings: Settings, commands: Commands) -> None:
@@ -54,9 +56,9 @@ def upload_code(settings: Settings, commands: Commands) -> str:
 
 
 def pack(clone: Path = CLONE) -> bytes:
-    """A tar.gz of the files that git knows or would know, the same bytes for the same files."""
-    listed = subprocess.run(["git", "-C", str(clone), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-                            capture_output=True, text=True)
+    """A tar.gz of what is installed, of the files that git knows or would know; the same bytes for the same files."""
+    listed = subprocess.run(["git", "-C", str(clone), "ls-files", "-z", "--cached", "--others", "--exclude-standard",
+                             "--", *INSTALLED], capture_output=True, text=True)
     if listed.returncode != 0:
         raise Stop(1, f"{clone}: expected a clone of the repository, found none: {listed.stderr.strip()}; clone it")
     names = sorted(name for name in listed.stdout.split("\0") if name and (clone / name).is_file())
@@ -68,9 +70,7 @@ def pack(clone: Path = CLONE) -> bytes:
             info.uname = info.gname = ""
             with (clone / name).open("rb") as data:
                 tar.addfile(info, data)
-    import gzip
-
-    return gzip.compress(raw.getvalue(), mtime=0)
+    return gzip.compress(raw.getvalue(), compresslevel=1, mtime=0)
 
 
 def newest_step(settings: Settings, commands: Commands) -> int:

@@ -44,7 +44,7 @@ def count_of(tpu: str) -> int:
 
 
 def reason(text: str) -> str:
-    """Why a request failed, by what Google's side writes: quota, stockout, expired, exists, absent, passing or other."""
+    """Why something failed, by what Google's side writes: quota, stockout, expired, exists, absent, passing, other."""
     marks = (("exists", r"already exists|ALREADY_EXISTS"), ("quota", r"quota"),
              ("stockout", r"no more capacity|stock-?out|not enough resources|insufficient capacity|RESOURCE_EXHAUSTED"),
              ("expired", r"expired|valid[ -]?until"), ("absent", r"NOT_FOUND|not found|404"),
@@ -121,7 +121,7 @@ class Slice:
         Raises:
             Stop: over quota, refused, the queue's time is over, or too many failures.
         """
-        failures, shown = 0, ""
+        failures, vanished, shown = 0, 0, ""
         patience = seconds(self.settings.queue_for)
         end = time.monotonic() + patience
         while True:
@@ -132,11 +132,14 @@ class Slice:
             if state == "ACTIVE":
                 return
             if not state:
+                if vanished >= TRIES:
+                    raise Stop(1, f"{self.what} was asked for {vanished} times and is not there; look at the console")
+                vanished += 1
                 self._create()
                 end = time.monotonic() + patience
             elif state in ("FAILED", "SUSPENDED"):
                 self.remove()
-                failures += self._failed(state, why, failures)
+                failures, vanished = failures + self._failed(state, why, failures), 0
             elif time.monotonic() > end + 600:  # requests may stay in the queue after their time
                 self.remove()
                 raise Stop(1, f"no machines within --queue-for={self.settings.queue_for}; the request was deleted")
@@ -197,9 +200,9 @@ class Slice:
 
     def _over_quota(self, why: str) -> str:
         """One line about a quota."""
-        chosen = self.settings
-        return (f"quota: {why}; nothing is left; ask for a smaller --tpu, fewer --slices, another --zone, or more quota: "
-                f"https://console.cloud.google.com/iam-admin/quotas?project={chosen.project}&service=tpu.googleapis.com")
+        page = "https://console.cloud.google.com/iam-admin/quotas?service=tpu.googleapis.com"
+        return (f"quota: {why}; no request is left; name a smaller --tpu, fewer --slices or another --zone, or ask for "
+                f"more: {page}&project={self.settings.project}")
 
     def remove(self) -> None:
         """Delete it and see that it is gone.
@@ -235,8 +238,7 @@ class Slice:
     def _owe(self) -> None:
         """Note that it may be billed from now on."""
         if not self.commands.dry_run:
-            self.commands.left[f"{self.what}: billed while it is ACTIVE, also when nothing runs on it"] = shlex.join(
-                self._delete())
+            self.commands.left[self.what] = shlex.join(self._delete())
 
 
 def _last(answer: Answer) -> str:
@@ -266,7 +268,8 @@ def _up(settings: Settings, commands: Commands) -> int:
         storage.ensure_bucket(settings, commands)
     slice_.make()
     machines.bring(settings, commands, slice_, "tpu")
-    commands.say(f"ready; next: {shlex.join(settings.again('run'))} -- {shlex.join(settings.words) or 'train --config=...'}")
+    words = shlex.join(settings.words) or "train --config=..."
+    commands.say(f"ready; next: {shlex.join(settings.again('run'))} -- {words}")
     return 0
 
 

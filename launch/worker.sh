@@ -25,10 +25,10 @@ install() { # install EXTRA
     # The images have Python 3.10; lit_tune wants 3.11 or newer, so uv brings one.
     python3 -m pip install --quiet --user 'uv==0.9.*'
     python3 -m uv venv --quiet --clear --python 3.12 "$venv"
-    python3 -m uv pip install --quiet --python "$venv/bin/python" --editable "$clone[$1]"
+    python3 -m uv pip install --quiet --python "$venv/bin/python" --editable "${clone}[$1]"
     echo "$want $1" >"$mark"
   fi
-  "$venv/bin/lit-tune" --version >/dev/null 2>&1 || "$venv/bin/python" -c 'import lit_tune'
+  "$venv/bin/lit-tune" --version
 }
 
 number() { # this machine's place in its slice, from 1
@@ -66,7 +66,8 @@ start() {
 }
 
 state() {
-  local line="lit-tune-worker $(hostname)" code
+  local line code
+  line="lit-tune-worker $(hostname)"
   if running; then
     echo "$line running"
   elif [ "$(property LoadState)" != loaded ]; then
