@@ -5,8 +5,8 @@ one answers, with its answers in turn and the last one for ever. An answer is te
 {"code", "out", "error", "seconds"}. A call that no pattern knows is a silent success.
 """
 
-import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,24 +14,25 @@ import time
 from pathlib import Path
 
 LAUNCH = Path(__file__).parents[1] / "launch"
-PROGRAM = """#!{python} -S
-import json, re, sys, time
-from pathlib import Path
-home, words = Path({home!r}), [Path(sys.argv[0]).name, *sys.argv[1:]]
-with open(home / "calls.jsonl", "a") as calls:
-    calls.write(json.dumps(words) + "\\n")
-scenario = json.loads((home / "scenario.json").read_text())
-for number, (pattern, answers) in enumerate(scenario.items()):
-    if re.search(pattern, " ".join(words)):
-        count = home / f"count-{{number}}"
-        asked = int(count.read_text()) if count.exists() else 0
-        count.write_text(str(asked + 1))
-        answer = answers[min(asked, len(answers) - 1)]
-        answer = {{"out": answer}} if isinstance(answer, str) else answer
-        time.sleep(answer.get("seconds", 0))
-        print(answer.get("out", ""), end="", flush=True)
-        print(answer.get("error", ""), end="", file=sys.stderr)
-        sys.exit(answer.get("code", 0))
+CALL = "\x1e"  # ends a call in the record; its words end with WORD
+WORD = "\x1f"
+PROGRAM = r"""#!/bin/sh
+# A shell and grep start in milliseconds, Python does not.
+home='{home}'
+printf '%s\037' "${{0##*/}}" "$@" >>"$home/calls"
+printf '\036' >>"$home/calls"
+for pattern in "$home"/scenario/*/pattern; do
+  [ -e "$pattern" ] || exit 0
+  if printf '%s' "${{0##*/}} $*" | grep -Eq -f "$pattern"; then
+    folder=${{pattern%/pattern}}
+    read -r asked <"$folder/asked"
+    [ -e "$folder/$((asked + 1)).code" ] && echo $((asked + 1)) >"$folder/asked"
+    cat "$folder/$asked.out"
+    cat "$folder/$asked.error" >&2
+    sleep "$(cat "$folder/$asked.seconds")"
+    exit "$(cat "$folder/$asked.code")"
+  fi
+done
 """
 
 
@@ -45,19 +46,27 @@ class Cloud:
         self.play({})
         for name in names:
             program = home / "bin" / name
-            program.write_text(PROGRAM.format(python=sys.executable, home=str(home)))
+            program.write_text(PROGRAM.format(home=home))
             program.chmod(0o755)
 
     def play(self, scenario: dict[str, list]) -> None:
         """From now on these are the answers; what was recorded is forgotten."""
-        for file in [*self.home.glob("count-*"), *self.home.glob("calls.jsonl")]:
-            file.unlink()
-        (self.home / "scenario.json").write_text(json.dumps(scenario))
+        shutil.rmtree(self.home / "scenario", ignore_errors=True)
+        (self.home / "calls").write_text("")
+        for number, (pattern, answers) in enumerate(scenario.items()):
+            folder = self.home / "scenario" / f"{number:03}"
+            folder.mkdir(parents=True)
+            (folder / "pattern").write_text(pattern)
+            (folder / "asked").write_text("0\n")
+            for place, answer in enumerate(answers):
+                whole = {"code": 0, "out": "", "error": "", "seconds": 0} | (
+                    {"out": answer} if isinstance(answer, str) else answer)
+                for name, value in whole.items():
+                    (folder / f"{place}.{name}").write_text(str(value))
 
     def calls(self, *words: str) -> list[list[str]]:
         """The recorded calls that have all of these words."""
-        file = self.home / "calls.jsonl"
-        made = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        made = [call.split(WORD)[:-1] for call in (self.home / "calls").read_text().split(CALL)[:-1]]
         return [call for call in made if set(words) <= set(call)]
 
     def start(self, program: str, *words: str, **variables: str) -> subprocess.Popen:

@@ -250,7 +250,7 @@ def test_preemption_while_running_makes_the_slice_again_and_goes_on(cloud: Cloud
 
 
 def test_preemption_without_progress_is_bounded_and_nothing_stays(cloud: Cloud) -> None:
-    taken = [state("SUSPENDED"), state("SUSPENDED"), NO_SUCH, NO_SUCH, state("ACTIVE")]
+    taken = [state("SUSPENDED")] * 3 + [NO_SUCH, NO_SUCH, state("ACTIVE")]  # seen, looked at twice; deleted, made again
     cloud.play(well([state("ACTIVE"), *taken * 3], **{"storage ls .*checkpoints": [checkpoints(100)]}))
     code, output = cloud.launch("tpu_vm.py", "run", *PLACE, "--restarts=2", *TRAIN)
     assert code == 75 and "3 times without a new checkpoint since step 100" in output, output
