@@ -1,5 +1,6 @@
 """Commands of other programs: run, asked or only printed; and what is left behind when a launcher ends."""
 
+import re
 import shlex
 import shutil
 import signal
@@ -8,14 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 
 class Stop(Exception):
     """Ends a launcher with one line and an exit code: 2 command line or refused, 1 anything that failed."""
 
     def __init__(self, code: int, line: str) -> None:
-        """The line is printed by `ending`."""
+        """The line is printed by `called`."""
         super().__init__(line)
         self.code = code
 
@@ -35,15 +36,16 @@ class Answer(NamedTuple):
 
 
 class Commands:
-    """Runs commands as lists of words, never through a shell; `dry_run` prints them instead, one a line.
+    """Runs commands as lists of words, never through a shell.
 
     Attributes:
+        dry_run: print instead of running.
         left: {what is there and costs money: the command that deletes it}; printed whenever the launcher ends.
     """
 
-    def __init__(self, *, dry_run: bool = False) -> None:
+    def __init__(self) -> None:
         """Nothing is run yet."""
-        self.dry_run = dry_run
+        self.dry_run = False
         self.left: dict[str, str] = {}
 
     def run(self, words: Sequence[str]) -> int:
@@ -51,6 +53,19 @@ class Commands:
         if self._printed(words):
             return 0
         return subprocess.call(list(words)) if self._there(words) else 127
+
+    def stream(self, words: Sequence[str]) -> Answer:
+        """What the command says, shown while it says it; its errors are in `out`."""
+        if self._printed(words):
+            return Answer(0, "", "")
+        self._there(words)
+        lines = []
+        with subprocess.Popen(list(words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                              text=True, errors="replace") as process:
+            for line in process.stdout or ():
+                print(line, end="", flush=True)
+                lines.append(line)
+        return Answer(process.returncode, "".join(lines), "")
 
     def must(self, words: Sequence[str], why: str) -> None:
         """Run; a failure ends the launcher with the command and what it was for."""
@@ -79,6 +94,10 @@ class Commands:
         """Sleep, unless nothing is run."""
         if not self.dry_run:
             time.sleep(seconds)
+
+    def back_off(self, attempt: int, most: float) -> None:
+        """Wait before the next try: 10 s, 20 s, 40 s ... up to ten minutes, and to `most`."""
+        self.wait(min(600.0, 10.0 * 2**attempt, most))
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Returns when the person agrees.
@@ -116,11 +135,34 @@ INSTALL = {
 }
 
 
-def ending(program: str, commands: Commands, verb: Callable[[], int]) -> int:
-    """The exit code of a verb; however it ends, what is left and billed is said with the command that deletes it."""
+def reason(text: str) -> str:
+    """Why a command failed, by what Google's side writes: quota, stockout, expired, exists, absent, passing, other."""
+    marks = (("exists", r"already exists|ALREADY_EXISTS"), ("quota", r"quota"),
+             ("stockout", r"no more capacity|stock-?out|not enough resources|insufficient capacity|RESOURCE_EXHAUSTED"),
+             ("expired", r"expired|valid[ -]?until"), ("absent", r"NOT_FOUND|not found|404"),
+             ("passing", r"internal error|unavailable|deadline|try again|timed? ?out|connection|50[0234]"))
+    return next((name for name, mark in marks if re.search(mark, text, re.I)), "other")
+
+
+def last(answer: Answer) -> str:
+    """The last line of what a failed command said."""
+    return (answer.error.strip() or answer.out.strip() or f"exit code {answer.code}").splitlines()[-1]
+
+
+def called(program: str, parse: Callable[[], Any], run: Callable[[Any, Commands], int]) -> int:
+    """The exit code of a launcher; however it ends, what is left and billed is said, with the command that deletes it.
+
+    Args:
+        program: for messages.
+        parse: gives the settings.
+        run: does what they say.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
+    commands = Commands()
     try:
-        return verb()
+        settings = parse()
+        commands.dry_run = settings.dry_run
+        return run(settings, commands)
     except Stop as stop:
         print(f"{program}: {stop}", file=sys.stderr, flush=True)
         return stop.code

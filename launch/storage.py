@@ -13,7 +13,8 @@ from commands import Commands, Stop
 from settings import Settings
 
 CLONE = Path(__file__).resolve().parents[1]
-INSTALLED = ("lit_tune", "configs", "launch", "setup.py", "README.md", "LICENSE", "NOTICE", "MANIFEST.in", "CHANGELOG.md")
+INSTALLED = ("lit_tune", "configs", "launch", "setup.py", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE",
+             "NOTICE")
 
 
 def ensure_bucket(settings: Settings, commands: Commands) -> None:

@@ -15,7 +15,7 @@ import time
 import machines
 import planned
 import storage
-from commands import Answer, Commands, Stop, ending
+from commands import Answer, Commands, Stop, called, last, reason
 from settings import Settings, parse
 
 RUNTIMES = {"v4": "tpu-ubuntu2204-base", "v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5",
@@ -23,8 +23,6 @@ RUNTIMES = {"v4": "tpu-ubuntu2204-base", "v5litepod": "v2-alpha-tpuv5-lite", "v5
 CORES_A_CHIP = {"v4": 2, "v5p": 2}  # what the number in the type counts; chips elsewhere
 CHIPS_ALONE = {"v5litepod": 8, "v6e": 8}  # largest slice that is one machine; else 4 chips a machine
 TRIES = 5  # of a question that the network lost, or a request that Google's side lost
-PATIENCE = 10.0  # seconds before the first new try; each later one waits twice as long, up to PATIENT
-PATIENT = 600.0
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -41,15 +39,6 @@ def count_of(tpu: str) -> int:
         raise Stop(2, f"--tpu: expected an accelerator type such as {examples}, found {tpu!r}{more}; change it")
     chips = int(size) // CORES_A_CHIP.get(kind, 1)
     return 1 if chips <= CHIPS_ALONE.get(kind, 4) else chips // 4
-
-
-def reason(text: str) -> str:
-    """Why something failed, by what Google's side writes: quota, stockout, expired, exists, absent, passing, other."""
-    marks = (("exists", r"already exists|ALREADY_EXISTS"), ("quota", r"quota"),
-             ("stockout", r"no more capacity|stock-?out|not enough resources|insufficient capacity|RESOURCE_EXHAUSTED"),
-             ("expired", r"expired|valid[ -]?until"), ("absent", r"NOT_FOUND|not found|404"),
-             ("passing", r"internal error|unavailable|deadline|try again|timed? ?out|connection|50[0234]"))
-    return next((name for name, mark in marks if re.search(mark, text, re.I)), "other")
 
 
 def seconds(text: str) -> float:
@@ -107,8 +96,8 @@ class Slice:
             if reason(answer.error) == "absent":
                 self.commands.left.pop(self.what, None)
                 return "", ""
-            self.commands.say(f"asking about {self.settings.name} failed: {_last(answer)}")
-            self.commands.wait(min(self.settings.poll, PATIENCE * 2**attempt))
+            self.commands.say(f"asking about {self.settings.name} failed: {last(answer)}")
+            self.commands.back_off(attempt, self.settings.poll)
         raise Stop(1, f"{self.what}: no answer from gcloud after {TRIES} tries; nothing was changed; see above")
 
     def there(self) -> bool:
@@ -164,7 +153,7 @@ class Slice:
         if failures >= self.settings.restarts:
             raise Stop(1, f"the request failed {failures + 1} times, last: {why or 'no reason given'}; it was deleted")
         self.commands.say(f"the request failed: {why or 'no reason given'}; deleted, asking again")
-        self.commands.wait(min(PATIENT, PATIENCE * 2**failures, 10 * self.settings.poll))
+        self.commands.back_off(failures, 10 * self.settings.poll)
         return 1
 
     def _create(self) -> None:
@@ -192,11 +181,11 @@ class Slice:
             self.commands.left.pop(self.what)
             kind = reason(answer.error)
             if kind == "quota":
-                raise Stop(1, self._over_quota(_last(answer)))
+                raise Stop(1, self._over_quota(last(answer)))
             if kind not in ("passing", "stockout") or attempt + 1 == TRIES:
                 raise Stop(2 if answer.code == 2 else 1, f"the request was refused: {answer.error.strip()}")
-            self.commands.say(f"asking for the slice failed: {_last(answer)}; again")
-            self.commands.wait(min(PATIENT, PATIENCE * 2**attempt, 10 * chosen.poll))
+            self.commands.say(f"asking for the slice failed: {last(answer)}; again")
+            self.commands.back_off(attempt, 10 * chosen.poll)
 
     def _over_quota(self, why: str) -> str:
         """One line about a quota."""
@@ -213,12 +202,12 @@ class Slice:
         answer = self.commands.ask(self._delete())
         self.assumed = ""
         if answer.code != 0 and reason(answer.error) != "absent":
-            self.commands.say(f"deleting failed: {_last(answer)}")
+            self.commands.say(f"deleting failed: {last(answer)}")
         for attempt in range(TRIES):
             if not self.look()[0]:
                 self.commands.left.pop(self.what, None)
                 return
-            self.commands.wait(min(self.settings.poll, PATIENCE * 2**attempt))
+            self.commands.back_off(attempt, self.settings.poll)
         raise Stop(1, f"{self.what} IS STILL THERE AND BILLED; delete it: {shlex.join(self._delete())}")
 
     def ssh(self, command: str, worker: str = "all") -> Answer:
@@ -239,11 +228,6 @@ class Slice:
         """Note that it may be billed from now on."""
         if not self.commands.dry_run:
             self.commands.left[self.what] = shlex.join(self._delete())
-
-
-def _last(answer: Answer) -> str:
-    """The last line of what a failed command said."""
-    return (answer.error.strip() or answer.out.strip() or f"exit code {answer.code}").splitlines()[-1]
 
 
 def run(settings: Settings, commands: Commands) -> int:
@@ -334,16 +318,5 @@ def _down(settings: Settings, commands: Commands) -> int:
 VERBS = {"plan": _plan, "up": _up, "run": _run, "logs": _logs, "status": _status, "resume": _resume, "down": _down}
 
 
-def main(argv: list[str]) -> int:
-    """Runs a verb; returns the exit code."""
-    try:
-        settings = parse("launch/tpu_vm.py", argv)
-    except Stop as stop:
-        print(f"launch/tpu_vm.py: {stop}", file=sys.stderr)
-        return stop.code
-    commands = Commands(dry_run=settings.dry_run)
-    return ending(settings.program, commands, lambda: run(settings, commands))
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(called("launch/tpu_vm.py", lambda: parse("launch/tpu_vm.py", sys.argv[1:]), run))

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -46,8 +45,9 @@ def home(tmp_path: Path) -> Path:
 def start(home: Path, number: str, play: str, *words: str, **variables: str) -> subprocess.Popen:
     """A started local.sh of stand-ins, in a session of its own."""
     environment = {"PATH": f"{home / 'bin'}:/usr/bin:/bin", "HOME": str(home), "LIT_TUNE_PLAY": play, **variables}
-    return subprocess.Popen(["bash", str(LOCAL), number, f"--workdir={home / 'run'}", *words], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    command = ["bash", str(LOCAL), number, f"--workdir={home / 'run'}", *words]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            start_new_session=True)
 
 
 def wait_for_files(*files: Path) -> None:
@@ -101,8 +101,8 @@ def test_gpus_are_shared_out(home: Path) -> None:
 
 
 @pytest.mark.parametrize("words, expected", [
-    (["two", "--workdir=x"], "how many processes"), (["2"], "--workdir"), (["2", "--workdir=gs://b/x"], "a folder here"),
-    (["2", "--workdir=x", "--num-processes=2"], "leave it out")])
+    (["two", "--workdir=x"], "how many processes"), (["2"], "--workdir"),
+    (["2", "--workdir=gs://b/x"], "a folder here"), (["2", "--workdir=x", "--num-processes=2"], "leave it out")])
 def test_wrong_words_are_one_line(home: Path, words: list[str], expected: str) -> None:
     done = subprocess.run(["bash", str(LOCAL), *words], capture_output=True, text=True, cwd=home,
                           env={"PATH": f"{home / 'bin'}:/usr/bin:/bin"})
@@ -134,7 +134,7 @@ def process_id(workdir: Path, number: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.skipif(shutil.which("lit-tune", path=str(Path(sys.executable).parent)) is None or not Path("/proc").is_dir(),
+@pytest.mark.skipif(not (Path(sys.executable).parent / "lit-tune").exists() or not Path("/proc").is_dir(),
                     reason="the command is not installed, or this is not Linux")
 @pytest.mark.faults(row=3, fault="local.sh: kill -9 of one of two processes",
                     expected="the other ends too; the same command resumes bit for bit")

@@ -1,8 +1,6 @@
 """launch/tpu_vm.py against a recording stand-in for gcloud: every state that a request can be in, and every refusal."""
 
 import json
-import os
-import re
 import shlex
 import shutil
 import signal
@@ -73,8 +71,8 @@ def test_up_asks_for_the_slice_and_installs_on_every_machine(cloud: Cloud) -> No
     assert "worker.sh install tpu" in " ".join(install)
     made = cloud.calls()
     assert made.index(plan) < made.index(create) < made.index(install)
-    for word in ("$400 to $800", "2026-11-25", "10.0 to 20.0 hours", "end: between", "14.3 of 31.25 GiB", "left, and billed",
-                 "queued-resources delete lit"):
+    for word in ("$400 to $800", "2026-11-25", "10.0 to 20.0 hours", "end: between", "14.3 of 31.25 GiB",
+                 "left, and billed", "queued-resources delete lit"):
         assert word in output, output
     assert "list price on demand" in output
 
@@ -366,18 +364,8 @@ def test_a_dry_run_prints_commands_that_can_be_pasted_and_calls_none(cloud: Clou
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="the Google Cloud SDK is not installed")
-def test_the_real_gcloud_parses_every_command(cloud: Cloud, tmp_path: Path) -> None:
+def test_the_real_gcloud_parses_every_command(cloud: Cloud) -> None:
     printed = [words for verb in ("up", "logs", "resume", "down") for words in dry(
         cloud, "tpu_vm.py", verb, *PLACE, "--slices=2", "--spot", "--iap", "--network=n", "--service-account=s@p.iam")]
     printed += dry(cloud, "tpu_vm.py", "up", *PLACE, "--reserved")
-    different = {re.sub(r"lit-tune-\w+", "X", shlex.join(words)): words for words in printed if words[0] == "gcloud"}
-    assert len(different) > 8
-    # No account, no metadata server, a proxy that is closed: nothing can leave this machine.
-    variables = os.environ | {"CLOUDSDK_CONFIG": str(tmp_path / "empty"), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
-                              "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false", "CLOUDSDK_PROXY_TYPE": "http",
-                              "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1", "CLOUDSDK_PROXY_PORT": "9"}
-    variables.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
-    for words in [*different.values(), ["gcloud", "compute", "tpus", "queued-resources", "create", "x", "--bogus"]]:
-        done = subprocess.run(words, env=variables, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
-        assert done.returncode == (2 if "--bogus" in words else 1), (words, done.stderr)
-        assert "--bogus" in words or "active account" in done.stderr, (words, done.stderr)
+    assert fake_cloud.parsed_by_gcloud(printed, cloud.home) > 8
