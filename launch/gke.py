@@ -190,8 +190,8 @@ def run(settings: Settings, commands: Commands) -> int:
         raise Stop(2, f"--tpu: expected a type such as {examples}, found {settings.tpu!r}; change it")
     if settings.tier == "reserved" and not settings.reservation:
         raise Stop(2, "--reserved: expected --reservation=NAME with it on GKE, found none; add it")
-    if settings.fetch or any("{i}" in word for word in settings.words):
-        raise Stop(2, "--fetch and {i}: expected with launch/tpu_vm.py only, found here; read from gs:// addresses")
+    if settings.fetch or settings.mount or any("{i}" in word for word in settings.words):
+        raise Stop(2, "--fetch, --mount and {i}: expected with launch/tpu_vm.py only, found here; read from gs:// addresses")
     return VERBS[settings.verb](settings, commands)
 
 

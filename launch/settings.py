@@ -50,6 +50,7 @@ class Settings:
     bucket: str
     restarts: int
     queue_for: str
+    mount: str
     fetch: tuple[tuple[str, str], ...]
     image: str
     service_account: str
@@ -180,6 +181,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     add("--queue-for", "--queue_for", default="24h", metavar="TIME", help="how long to wait in the queue")
     add("--fetch", action="append", default=[], metavar="gs://B/FOLDER=FOLDER",
         help="copy this to every machine before the run; may be repeated")
+    add("--mount", default="", metavar="FOLDER", help="the bucket as a folder on every machine, by gcsfuse")
     add("--image", default="", metavar="IMAGE", help="GKE: an image that is there already, instead of building one")
     add("--service-account", "--service_account", default="", metavar="EMAIL", help="that the machines run as")
     add("--network", default="", metavar="NAME", help="VPC network, instead of `default`")

@@ -2,6 +2,7 @@
 # What happens on a machine of a run; the launchers call it there over ssh.
 #
 #   worker.sh install EXTRA          Python 3.12 and lit_tune[EXTRA] from the clone that this file is in
+#   worker.sh mount BUCKET FOLDER    gs://BUCKET as a folder, by gcsfuse
 #   worker.sh fetch FROM TO          a folder of a bucket onto this machine; what is there already is not copied
 #   worker.sh start WORDS...         `lit-tune WORDS` (or `copy FROM TO`) as a systemd unit; {i} is this machine, from 1
 #   worker.sh state                  one line: lit-tune-worker HOST none | running | ended CODE
@@ -23,12 +24,28 @@ install() { # install EXTRA
   want=$(cat "$clone/setup.py" "$0" | sha256sum)
   if [ "$(cat "$mark" 2>/dev/null)" != "$want $1" ]; then
     # The images have Python 3.10; lit_tune wants 3.11 or newer, so uv brings one.
+    python3 -m pip --version >/dev/null 2>&1 || apt python3-pip
     python3 -m pip install --quiet --user 'uv==0.9.*'
     python3 -m uv venv --quiet --clear --python 3.12 "$venv"
     python3 -m uv pip install --quiet --python "$venv/bin/python" --editable "${clone}[$1]"
     echo "$want $1" >"$mark"
   fi
   "$venv/bin/lit-tune" --version
+}
+
+apt() { sudo apt-get -qq update && sudo apt-get -qq install --yes "$@"; }
+
+mount_bucket() { # mount_bucket BUCKET FOLDER
+  local from=https://packages.cloud.google.com/apt key=/usr/share/keyrings/cloud.google.asc
+  mountpoint --quiet "$2" && return
+  if ! command -v gcsfuse >/dev/null; then
+    curl --silent --show-error --fail "$from/doc/apt-key.gpg" | sudo tee "$key" >/dev/null
+    echo "deb [signed-by=$key] $from gcsfuse-$(lsb_release --codename --short) main" |
+      sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+    apt gcsfuse
+  fi
+  mkdir -p "$2"
+  gcsfuse --implicit-dirs "$1" "$2"
 }
 
 number() { # this machine's place in its slice, from 1
@@ -81,13 +98,14 @@ state() {
 
 case "${1:-}" in
   install) install "$2" ;;
+  mount) mount_bucket "$2" "$3" ;;
   fetch) mkdir -p "$3" && gcloud storage rsync --recursive "$2" "$3" ;;
   start) shift && start "$@" ;;
   state) state ;;
   logs) shift && sudo journalctl --unit="$unit" --output=cat "$@" ;;
   stop) sudo systemctl stop "$unit" 2>/dev/null || true ;;
   *)
-    echo "worker.sh: expected install, fetch, start, state, logs or stop, found '${1:-}'" >&2
+    echo "worker.sh: expected install, mount, fetch, start, state, logs or stop, found '${1:-}'" >&2
     exit 2
     ;;
 esac

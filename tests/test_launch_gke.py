@@ -103,8 +103,8 @@ def test_run_makes_one_jobset_and_returns_when_it_is_complete(cloud: Cloud) -> N
     assert shlex.split(command) == ["exec", "lit-tune", "train", "--config=quickstart",
                                     "--config.data.train=gs://my-lit/a b/*.tar", "--workdir=gs://my-lit/runs/lit",
                                     "--preempted_exit_code=75", "--restarts=7"]
-    assert {"--max-restarts=7", "--restart-on-exit-codes=1,75", "--docker-image=us-docker.pkg.dev/p/r/lit-tune:1"} <= set(
-        create)
+    wanted = {"--max-restarts=7", "--restart-on-exit-codes=1,75", "--docker-image=us-docker.pkg.dev/p/r/lit-tune:1"}
+    assert wanted <= set(create)
     assert "left, and billed" in output
 
 
@@ -177,15 +177,16 @@ def test_the_real_gcloud_parses_every_command(cloud: Cloud) -> None:
 @pytest.mark.skipif(shutil.which("xpk") is None, reason="xpk is not installed: pip install xpk")
 @pytest.mark.parametrize("tpu, accelerator, topology, machines", [
     ("v6e-256", "tpu-v6e-slice", "16x16", 64), ("v5litepod-256", "tpu-v5-lite-podslice", "16x16", 64),
-    ("v5p-256", "tpu-v5p-slice", "4x4x8", 32), ("v4-16", "tpu-v4-podslice", "2x2x2", 2), ("tpu7x-16", "tpu7x", "2x2x2", 2)])
+    ("v5p-256", "tpu-v5p-slice", "4x4x8", 32), ("v4-16", "tpu-v4-podslice", "2x2x2", 2),
+    ("tpu7x-16", "tpu7x", "2x2x2", 2)])
 def test_xpk_makes_a_jobset_of_it(cloud: Cloud, tpu: str, accelerator: str, topology: str, machines: int) -> None:
     printed = dry(cloud, "run", f"--tpu={tpu}", "--slices=2", "--spot", IMAGE)
     printed += dry(cloud, "up", f"--tpu={tpu}", "--slices=2", "--spot", IMAGE) + dry(cloud, "down", f"--tpu={tpu}")
     pages = {}
     for words in printed:
         if words[0] == "xpk":
-            done = subprocess.run([*words, "--dry-run", "--skip-validation"], capture_output=True, text=True, timeout=120,
-                                  stdin=subprocess.DEVNULL, env=os.environ | {"HOME": str(cloud.home)})
+            done = subprocess.run([*words, "--dry-run", "--skip-validation"], capture_output=True, text=True,
+                                  timeout=120, stdin=subprocess.DEVNULL, env=os.environ | {"HOME": str(cloud.home)})
             assert done.returncode == 0, (words, done.stdout, done.stderr)
             pages[" ".join(words[1:3])] = done.stdout
     assert set(pages) == {"cluster create", "workload create", "workload delete", "cluster delete"}
@@ -194,4 +195,4 @@ def test_xpk_makes_a_jobset_of_it(cloud: Cloud, tpu: str, accelerator: str, topo
                  "replicas: 2", "maxRestarts: 10", "action: FailJobSet", "operator: NotIn", "values: [1,42,75,127,",
                  "(exec lit-tune train --config=quickstart '--config.data.train=gs://my-lit/a b/*.tar'"):
         assert line in page, page
-    assert f"name: {'jax-tpu'}" in page
+    assert "name: jax-tpu" in page

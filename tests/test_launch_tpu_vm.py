@@ -342,8 +342,9 @@ def test_flags_come_from_a_file(cloud: Cloud) -> None:
 
 def test_data_jobs_know_how_many_machines_there_are(cloud: Cloud) -> None:
     cloud.play(well([state("ACTIVE")]))
-    words = ("--", "cache-text", "--config=quickstart", "--out=vectors", "--part={i}/{n}")
-    assert cloud.launch("tpu_vm.py", "run", *PLACE, *words)[0] == 0
+    words = ("--", "cache-text", "--config=quickstart", "--out=lit/vectors", "--part={i}/{n}")
+    assert cloud.launch("tpu_vm.py", "run", *PLACE, "--mount=lit", *words)[0] == 0
+    assert any("worker.sh mount my-lit lit" in " ".join(call) for call in cloud.calls("ssh"))
     (start,) = [" ".join(call) for call in cloud.calls("ssh") if "worker.sh start" in " ".join(call)]
     assert "'--part={i}/4'" in start and "--workdir" not in start
 
