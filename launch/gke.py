@@ -191,7 +191,8 @@ def run(settings: Settings, commands: Commands) -> int:
     if settings.tier == "reserved" and not settings.reservation:
         raise Stop(2, "--reserved: expected --reservation=NAME with it on GKE, found none; add it")
     if settings.fetch or settings.mount or any("{i}" in word for word in settings.words):
-        raise Stop(2, "--fetch, --mount and {i}: expected with launch/tpu_vm.py only, found here; read from gs:// addresses")
+        raise Stop(2, "--fetch, --mount and {i}: expected with launch/tpu_vm.py and cpu_vm.py only, found here; read "
+                      "from gs:// addresses")
     return VERBS[settings.verb](settings, commands)
 
 

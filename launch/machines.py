@@ -15,9 +15,15 @@ LOOKS = 10  # at machines that still run after machine 0 has ended; heartbeats e
 
 
 class Machines(Protocol):
-    """Machines that run one thing together."""
+    """Machines that run one thing together, or each its part.
+
+    Attributes:
+        count: how many.
+        together: whether they are one run, which ends everywhere when it ends on one.
+    """
 
     count: int
+    together: bool
 
     def there(self) -> bool:
         """Whether all of them can be used now."""
@@ -50,7 +56,7 @@ def bring(settings: Settings, commands: Commands, machines: Machines, extra: str
 
 def start(settings: Settings, commands: Commands, machines: Machines) -> None:
     """Start the run on every machine; one that runs it already is left alone."""
-    words = [word.replace("{n}", str(machines.count)) for word in settings.train_words()]
+    words = [word.replace("{n}", str(machines.count)) for word in settings.train_words()]  # {i}: worker.sh
     everywhere(settings, commands, machines, f"{WORKER} start {shlex.join(words)}", "starting", tries=1)
     commands.say(f"started: lit-tune {shlex.join(words)}")
 
@@ -99,19 +105,21 @@ def watch(settings: Settings, commands: Commands, machines: Machines, begin: Cal
     while True:
         commands.wait(settings.poll)
         lost = "" if machines.there() else "the machines were taken away"
-        found = {} if lost else states(machines, "0")
+        found = {} if lost else states(machines, "0" if machines.together else "all")
         if commands.dry_run:
             return 0
         if not lost and "running" in found.values():
             continue
         if not lost:
-            found = states(machines)
+            found = states(machines) if machines.together else found
             if "running" in found.values() and len(found) == machines.count and looks < LOOKS:
                 looks += 1
                 continue
             if len(found) == machines.count:
                 return _ended(commands, machines, found)
             lost = f"{machines.count - len(found)} of {machines.count} machines do not answer"
+        if not machines.together:  # each did its own part; what they are allowed to cost was agreed to
+            raise Stop(PREEMPTED, f"{lost}; `resume` makes them again and starts each part again")
         step = storage.newest_step(settings, commands)
         fruitless, best, looks = (0 if step > best else fruitless + 1), max(step, best), 0
         if fruitless > settings.restarts:

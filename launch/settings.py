@@ -25,6 +25,7 @@ VERBS = {
 }
 NEEDED = {"plan": ("tpu",), "logs": ("name", "project", "zone")}
 NEEDED_ELSE = ("name", "project", "zone", "tpu", "bucket")
+CPU = "launch/cpu_vm.py"  # which needs no --tpu
 PREEMPTED = 75  # exit code of a run that was told to stop and has saved: start it again
 
 
@@ -56,6 +57,9 @@ class Settings:
     service_account: str
     network: str
     iap: bool
+    machines: int
+    machine_type: str
+    max_hours: int
     worker: int
     poll: float
     yes: bool
@@ -91,6 +95,7 @@ class Settings:
         words = ["python", self.program, verb]
         words += [f"--{key}={getattr(self, key)}" for key in ("name", "project", "zone", "tpu") if getattr(self, key)]
         words += [f"--slices={self.slices}"] if self.slices > 1 else []
+        words += [f"--machines={self.machines}"] if self.program == CPU else []
         return words + ([f"--bucket={self.bucket}"] if self.bucket else [])
 
 
@@ -142,6 +147,8 @@ def _check(settings: Settings) -> None:
     """Refuse what cannot be meant, before anything is asked or created."""
     for name in NEEDED.get(settings.verb, NEEDED_ELSE):
         if not getattr(settings, name):
+            if name == "tpu" and settings.program == CPU:
+                continue
             raise Stop(2, f"--{name}: expected a value for `{settings.verb}`, found none; add --{name}=...")
     rules = (
         ("name", r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", "lower-case letters, digits and `-`, at most 40"),
@@ -185,6 +192,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     add("--image", default="", metavar="IMAGE", help="GKE: an image that is there already, instead of building one")
     add("--service-account", "--service_account", default="", metavar="EMAIL", help="that the machines run as")
     add("--network", default="", metavar="NAME", help="VPC network, instead of `default`")
+    add("--machines", type=int, default=4, metavar="N", help="CPU machines")
+    add("--machine-type", "--machine_type", default="n2-standard-32", metavar="NAME", help="of CPU machines")
+    add("--max-hours", "--max_hours", type=int, default=24, metavar="N", help="CPU machines delete themselves then")
     add("--iap", action="store_true", help="machines without public addresses, reached through IAP")
     add("--worker", type=int, default=0, metavar="I", help="logs: of which machine")
     add("--poll", type=float, default=60.0, metavar="S", help="seconds between two looks")

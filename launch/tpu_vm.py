@@ -60,6 +60,8 @@ class Slice:
         count: machines of all its slices.
     """
 
+    together = True
+
     def __init__(self, settings: Settings, commands: Commands, *, assumed: str = "ACTIVE") -> None:
         """Nothing is asked yet.
 

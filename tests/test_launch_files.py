@@ -116,8 +116,8 @@ def test_worker_starts_a_unit_that_gets_sigterm_first(machine: Cloud) -> None:
     assert code == 0, output
     (start,) = [call for call in machine.calls("sudo") if "systemd-run" in call]
     assert {"--unit=lit-tune", "--property=KillMode=mixed", "--property=RemainAfterExit=yes"} <= set(start)
-    assert start[start.index("--") + 1:] == [str(machine.home / "lit_tune_venv/bin/lit-tune"), "cache-text", "--config=a b",
-                                             "--part=3/4"]
+    program = str(machine.home / "lit_tune_venv/bin/lit-tune")
+    assert start[start.index("--") + 1:] == [program, "cache-text", "--config=a b", "--part=3/4"]
 
 
 def test_worker_that_runs_is_left_alone_or_refuses_other_words(machine: Cloud) -> None:
@@ -146,7 +146,8 @@ def slurm(tmp_path: Path) -> Cloud:
 
 
 def test_slurm_submits_once_and_passes_words_as_they_were(slurm: Cloud) -> None:
-    words = ["--name=lit", "--nodes=2", "--", "--config=quickstart", f"--workdir={slurm.home}/r", "--config.data.train=a b"]
+    words = ["--name=lit", "--nodes=2", "--", "--config=quickstart", f"--workdir={slurm.home}/r",
+             "--config.data.train=a b"]
     assert slurm.launch("slurm.sh", "run", *words)[0] == 0
     (call,) = slurm.calls("sbatch")
     assert call[1:3] == ["--job-name=lit", "--nodes=2"] and call[4:] == ["job", *words[3:]]
@@ -185,5 +186,6 @@ def test_a_dead_stand_in_would_be_noticed(tmp_path: Path) -> None:
     cloud.play({"gcloud a": ["1", {"code": 3, "out": "2", "error": "no"}]})
     bin_ = cloud.home / "bin" / "gcloud"
     answers = [subprocess.run([str(bin_), "a", "b c"], capture_output=True, text=True) for _ in range(3)]
-    assert [(one.returncode, one.stdout, one.stderr) for one in answers] == [(0, "1", ""), (3, "2", "no"), (3, "2", "no")]
+    found = [(one.returncode, one.stdout, one.stderr) for one in answers]
+    assert found == [(0, "1", ""), (3, "2", "no"), (3, "2", "no")]
     assert cloud.calls() == [["gcloud", "a", "b c"]] * 3 and fake_cloud.LAUNCH.is_dir()
