@@ -45,8 +45,8 @@ def bring(settings: Settings, commands: Commands, machines: Machines, extra: str
         Stop: a machine failed three times.
     """
     address = shlex.quote(storage.upload_code(settings, commands))
-    steps = [f"gcloud storage cp {address} lit_tune.tar.gz", "mkdir -p lit_tune",
-             "tar -xzf lit_tune.tar.gz -C lit_tune", f"{WORKER} install {extra}"]
+    steps = [f"gcloud storage cp {address} lit_tune.tar", "mkdir -p lit_tune",
+             "tar -xf lit_tune.tar -C lit_tune", f"{WORKER} install {extra}"]
     if settings.mount:
         steps.append(f"{WORKER} mount {shlex.join([settings.bucket.removeprefix('gs://'), settings.mount])}")
     steps += [f"{WORKER} fetch {shlex.join(pair)}" for pair in settings.fetch]

@@ -1,6 +1,5 @@
 """The bucket in the right region, the code of this clone in it, and the newest checkpoint of a run."""
 
-import gzip
 import hashlib
 import io
 import re
@@ -48,7 +47,7 @@ def ensure_bucket(settings: Settings, commands: Commands) -> None:
 def upload_code(settings: Settings, commands: Commands) -> str:
     """The address of this clone's files in the bucket; the same files are uploaded once."""
     packed = pack()
-    name = f"lit-tune-{hashlib.sha256(packed).hexdigest()[:16]}.tar.gz"
+    name = f"lit-tune-{hashlib.sha256(packed).hexdigest()[:16]}.tar"
     address, file = f"{settings.bucket}/code/{name}", Path(tempfile.gettempdir()) / name
     file.write_bytes(packed)  # in a dry run too: the printed line has to work
     if commands.dry_run or commands.ask(["gcloud", "storage", "ls", address]).code != 0:
@@ -57,7 +56,7 @@ def upload_code(settings: Settings, commands: Commands) -> str:
 
 
 def pack(clone: Path = CLONE) -> bytes:
-    """A tar.gz of what is installed, of the files that git knows or would know; the same bytes for the same files."""
+    """A tar of what is installed, of the files that git knows or would know; the same bytes for the same files."""
     listed = subprocess.run(["git", "-C", str(clone), "ls-files", "-z", "--cached", "--others", "--exclude-standard",
                              "--", *INSTALLED], capture_output=True, text=True)
     if listed.returncode != 0:
@@ -71,7 +70,7 @@ def pack(clone: Path = CLONE) -> bytes:
             info.uname = info.gname = ""
             with (clone / name).open("rb") as data:
                 tar.addfile(info, data)
-    return gzip.compress(raw.getvalue(), compresslevel=1, mtime=0)
+    return raw.getvalue()
 
 
 def newest_step(settings: Settings, commands: Commands) -> int:

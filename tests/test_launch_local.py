@@ -14,6 +14,8 @@ import pytest
 import simulated
 import tiny
 
+from lit_tune import flags
+
 LOCAL = Path(__file__).parents[1] / "launch" / "local.sh"
 # Does what LIT_TUNE_PLAY says for its number: `exit CODE`, `wait CODE` (until SIGTERM), `deaf` (ignores it).
 STAND_IN = """#!/bin/bash
@@ -109,54 +111,87 @@ def test_wrong_words_are_one_line(home: Path, words: list[str], expected: str) -
     assert done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1
 
 
-def real(home: Path, name: str, **changes: object) -> subprocess.Popen:
+def real(home: Path, name: str, *more: str, **changes: object) -> subprocess.Popen:
     """A started local.sh of two real processes, one device each."""
     environment = os.environ | {"LIT_TUNE_CACHE": str(home / "cache"), "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
                                 "XLA_FLAGS": simulated.flags(1), "CUDA_VISIBLE_DEVICES": "",
                                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     words = tiny.arguments(home / "text", home / "pictures", home / name, **changes)
-    return subprocess.Popen(["bash", str(LOCAL), "2", *words], env=environment, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, start_new_session=True)
+    return subprocess.Popen(["bash", str(LOCAL), "2", *words, *more], env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def process_id(workdir: Path, number: int) -> int:
-    """The process of a run whose variables say that it is `number`."""
+def process_id(workdir: Path, number: int, word: str = "") -> int:
+    """The process of a run whose variables say that it is `number`, with a word on its command line."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             variables = (folder / "environ").read_bytes().split(b"\0")
-            words = (folder / "cmdline").read_bytes()
+            words = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if f"LIT_TUNE_PROCESS_ID={number}".encode() in variables and f"--workdir={workdir}".encode() in words:
+        if f"LIT_TUNE_PROCESS_ID={number}".encode() in variables and f"--workdir={workdir}".encode() in words and (
+                not word or word.encode() in words):
             return int(folder.name)
     raise AssertionError(f"no process {number} of {workdir}")
 
 
+real_runs = pytest.mark.skipif(not (Path(sys.executable).parent / "lit-tune").exists() or not Path("/proc").is_dir(),
+                               reason="the command is not installed, or this is not Linux")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures and a run of two processes that nobody disturbed."""
+    home = tmp_path_factory.mktemp("local")
+    tiny.text_folder(home / "text")
+    tiny.picture_folder(home / "pictures")
+    code, output = tiny.finish(real(home, "straight"))
+    assert code == 0, output
+    return home
+
+
+def same_end(home: Path, name: str) -> None:
+    """A run ended as the straight one did, bit for bit."""
+    ends = [json.loads((home / one / "final.json").read_text()) for one in ("straight", name)]
+    assert ends[0]["params_sha256"] == ends[1]["params_sha256"] and ends[0]["eval"] == ends[1]["eval"]
+
+
+@real_runs
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.skipif(not (Path(sys.executable).parent / "lit-tune").exists() or not Path("/proc").is_dir(),
-                    reason="the command is not installed, or this is not Linux")
 @pytest.mark.faults(row=3, fault="local.sh: kill -9 of one of two processes",
                     expected="the other ends too; the same command resumes bit for bit")
 def test_kill_9_of_one_of_two_ends_both_and_the_same_command_resumes_bitwise(
-        tmp_path: Path, recovery: Callable[[float], None]) -> None:
-    tiny.text_folder(tmp_path / "text")
-    tiny.picture_folder(tmp_path / "pictures")
-    code, output = tiny.finish(real(tmp_path, "straight"))
-    assert code == 0, output
-
-    process = real(tmp_path, "killed")
-    tiny.wait_for_step(tmp_path / "killed", 23, process)
-    os.kill(process_id(tmp_path / "killed", 1), signal.SIGKILL)
+        straight: Path, recovery: Callable[[float], None]) -> None:
+    process = real(straight, "killed")
+    tiny.wait_for_step(straight / "killed", 23, process)
+    os.kill(process_id(straight / "killed", 1), signal.SIGKILL)
     code, output = tiny.finish(process, 150)
     assert code == 137 and "exit codes" in output, output
 
     began = time.monotonic()
-    newest = max(line["step"] for line in tiny.lines(tmp_path / "killed"))
-    process = real(tmp_path, "killed")
-    tiny.wait_for_step(tmp_path / "killed", newest + 1, process)
+    newest = max(line["step"] for line in tiny.lines(straight / "killed"))
+    process = real(straight, "killed")
+    tiny.wait_for_step(straight / "killed", newest + 1, process)
     recovery(time.monotonic() - began)
     code, output = tiny.finish(process)
     assert code == 0 and "resumed" in output, output
-    ends = [json.loads((tmp_path / name / "final.json").read_text()) for name in ("straight", "killed")]
-    assert ends[0]["params_sha256"] == ends[1]["params_sha256"] and ends[0]["eval"] == ends[1]["eval"]
+    same_end(straight, "killed")
+
+
+@real_runs
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.skipif("restarts" not in flags.TrainFlags.__dataclass_fields__, reason="`train` has no --restarts")
+@pytest.mark.faults(row=3, fault="local.sh --restarts: kill -9 of one of two processes",
+                    expected="both start again by themselves and end bit for bit")
+def test_restarts_bring_a_killed_process_and_its_peer_back(straight: Path, recovery: Callable[[float], None]) -> None:
+    process = real(straight, "restarted", "--restarts=3")
+    tiny.wait_for_step(straight / "restarted", 23, process)
+    os.kill(process_id(straight / "restarted", 1, "--restarts=0"), signal.SIGKILL)  # the child of the supervisor
+    began, newest = time.monotonic(), max(line["step"] for line in tiny.lines(straight / "restarted"))
+    tiny.wait_for_step(straight / "restarted", newest + 1, process)
+    recovery(time.monotonic() - began)
+    code, output = tiny.finish(process)
+    assert code == 0 and "resumed" in output, output
+    same_end(straight, "restarted")
