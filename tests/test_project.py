@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CODE = sorted([*(ROOT / "lit_tune").rglob("*.py"), *(ROOT / "configs").glob("*.py")])
+PACKAGE = sorted([*(ROOT / "lit_tune").rglob("*.py"), *(ROOT / "configs").glob("*.py")])
+CODE = [*PACKAGE, *sorted((ROOT / "launch").glob("*.py"))]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("*/README.md")]
 LONGEST = 400  # lines of a file; longer ones want to be two
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -26,7 +27,7 @@ def ours() -> list[Path]:
     folders = ("lit_tune", "configs", "docs", "tests", "launch", "notebooks", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
     top = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
-    kinds = (".py", ".md", ".toml", ".txt", ".in", ".json", "")
+    kinds = (".py", ".sh", ".md", ".toml", ".yaml", ".txt", ".in", ".json", "")
     return sorted(path for path in [*inside, *top] if path.is_file() and path.suffix in kinds)
 
 
@@ -122,7 +123,7 @@ def test_every_package_that_is_imported_is_asked_for() -> None:
              "tensorflow_datasets": "tensorflow-datasets"}
     optional = {"resvg_py"}  # only rebuilds the shipped pairs
     setup = (ROOT / "setup.py").read_text()
-    for path in CODE:
+    for path in PACKAGE:
         for node in ast.walk(ast.parse(path.read_text())):
             listed = [alias.name for alias in node.names] if isinstance(node, ast.Import) else (
                 [node.module] if isinstance(node, ast.ImportFrom) else [])

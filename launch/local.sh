@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# N processes of one run on this machine: GPUs shared out between them, or cores.
+#
+#   launch/local.sh N --config=NAME --workdir=DIR [flags of `lit-tune train`]
+#
+# Each process writes DIR/logs/process-I.log, process 0 also here. Ctrl-C and SIGTERM are handed on once: the run saves
+# and ends; a second one ends it at once. If one process fails the others are ended. The exit code is the worst:
+# 2, 3, 4, 5 before any other, 75 (a lost peer, which is only a consequence) last. --restarts=N is the run's own flag.
+set -euo pipefail
+set -m # every process in a group of its own, or Ctrl-C would reach them twice: a second signal means "at once"
+
+fail() {
+  echo "launch/local.sh: $*" >&2
+  exit 2
+}
+
+number=${1:-}
+[[ $number =~ ^[1-9][0-9]*$ ]] || fail "N: expected how many processes, found '$number'; for example: local.sh 2 --config=..."
+shift
+workdir=
+for word in "$@"; do
+  case $word in
+    --workdir=*) workdir=${word#*=} ;;
+    --coordinator* | --num[_-]processes* | --process[_-]id*) fail "$word: expected none of it, local.sh sets it; leave it out" ;;
+  esac
+done
+[ -n "$workdir" ] || fail "--workdir: expected --workdir=DIR, found none; add it"
+[[ $workdir != *://* ]] || fail "--workdir: expected a folder here, where the logs go too, found $workdir; name one"
+command -v lit-tune >/dev/null || fail "lit-tune: expected on the PATH, found nothing; activate its environment"
+
+cards=()
+if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+  IFS=, read -ra cards <<<"$CUDA_VISIBLE_DEVICES"
+elif command -v nvidia-smi >/dev/null; then
+  while read -r card; do cards+=("$card"); done < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)
+fi
+((${#cards[@]} % number == 0)) || fail "N: expected a number that divides the ${#cards[@]} GPUs, found $number; change it"
+share=$((${#cards[@]} / number))
+
+logs=$workdir/logs
+mkdir -p "$logs"
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+export LIT_TUNE_COORDINATOR=127.0.0.1:$port LIT_TUNE_NUM_PROCESSES=$number
+pids=()
+# Process 0 is shown by a `tee` that signals do not end: the last lines are the ones that count.
+exec 3> >(trap '' INT TERM && exec tee -a "$logs/process-0.log")
+shown=$!
+
+hand_on() { # hand_on SIGNAL
+  local pid
+  for pid in "${pids[@]}"; do kill "-$1" "$pid" 2>/dev/null || true; done
+}
+
+alive() { # how many processes there are still
+  local pid count=0
+  for pid in "${pids[@]}"; do ! kill -0 "$pid" 2>/dev/null || count=$((count + 1)); done
+  echo "$count"
+}
+
+wait_for() { # wait_for SECONDS: whether all have ended within them
+  local end=$((SECONDS + $1))
+  while (($(alive) > 0)); do
+    ((SECONDS < end)) || return 1
+    sleep 0.2
+  done
+}
+
+trap 'hand_on TERM' TERM INT
+
+for ((i = 0; i < number; i++)); do
+  if ((share > 0)); then
+    mine=("${cards[@]:i*share:share}")
+    CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${mine[*]}")
+    export CUDA_VISIBLE_DEVICES
+  fi
+  ((i == 0)) || exec 3>>"$logs/process-$i.log"
+  LIT_TUNE_PROCESS_ID=$i lit-tune train "$@" >&3 2>&1 3>&- &
+  pids+=($!)
+done
+exec 3>&-
+
+# Until one process fails, or all have ended well.
+codes=()
+failed=
+while [ -z "$failed" ] && (($(alive) > 0)); do
+  sleep 0.2 || true # ended by a signal: the trap has handed it on
+  for ((i = 0; i < number; i++)); do
+    if [ -z "${codes[i]:-}" ] && ! kill -0 "${pids[i]}" 2>/dev/null; then
+      codes[i]=0
+      wait "${pids[i]}" || codes[i]=$?
+      ((codes[i] == 0)) || failed=$i
+    fi
+  done
+done
+if [ -n "$failed" ]; then
+  # The others notice by their heartbeats and say so in their logs; who does not is ended.
+  wait_for "${LIT_TUNE_LOCAL_GRACE:-60}" || hand_on TERM
+  wait_for 30 || hand_on KILL
+fi
+
+worst=0
+rank_of_worst=0
+for i in $failed $(seq 0 $((number - 1))); do # of equals the first that failed
+  if [ -z "${codes[i]:-}" ]; then
+    codes[i]=0
+    wait "${pids[i]}" || codes[i]=$?
+  fi
+  case ${codes[i]} in 0) rank=0 ;; 75) rank=1 ;; [2-5]) rank=3 ;; *) rank=2 ;; esac
+  ((rank <= rank_of_worst)) || { worst=${codes[i]} && rank_of_worst=$rank; }
+done
+for ((i = 0; i < 20; i++)); do ! kill -0 "$shown" 2>/dev/null || sleep 0.1; done # the last lines are being shown
+((worst == 0)) || echo "launch/local.sh: exit codes ${codes[*]}; logs in $logs" >&2
+exit "$worst"

@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=lit-tune
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-task=1
+#SBATCH --cpus-per-task=12
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+# A GPU cluster with Slurm: one process a GPU, which find each other by themselves.
+#
+#   launch/slurm.sh VERB --name=NAME [sbatch flags] -- --config=NAME --workdir=DIR [flags of `lit-tune train`]
+#
+#   plan     lit-tune plan for --topology=GPUS (h200x8); allocates nothing
+#   up       checks that the cluster and the program can be used
+#   run      submits the job, unless one of this name is there; resume is the same
+#   logs     follows the job's log
+#   status   the job's state and its newest checkpoint
+#   down     SIGTERM, so that the run saves, and the job is taken off the queue
+#
+# The lines above are the defaults; flags before `--` are handed to sbatch and win. 120 s before the time is over, and
+# when Slurm takes the nodes away, the run gets SIGTERM, saves, ends with 75 and is put into the queue again: at most
+# LIT_TUNE_REQUEUES (10) times without a new checkpoint. Every shell word is passed on as it was given.
+set -euo pipefail
+
+fail() {
+  echo "launch/slurm.sh: $2" >&2
+  exit "$1"
+}
+
+newest() { # newest WORKDIR: step of the newest whole checkpoint, -1 if none
+  local file step best=-1
+  for file in "$1"/checkpoints/*/digests.json; do
+    step=$(basename "$(dirname "$file")")
+    if [[ $step =~ ^[0-9]+$ ]] && ((step > best)); then best=$step; fi
+  done
+  echo "$best"
+}
+
+job() { # inside the allocation; the arguments are those of `lit-tune train`
+  local word workdir='' code=0 tries=0 before=-1 now mark
+  for word in "$@"; do case $word in --workdir=*) workdir=${word#*=} ;; esac done
+  mkdir -p "$workdir"
+  mark=$workdir/slurm_requeues # "STEP TRIES": how often it was queued again with the same newest checkpoint
+  srun --kill-on-bad-exit=1 lit-tune train "$@" --preempted_exit_code=75 || code=$?
+  case $code in 0 | 2 | 3 | 4 | 5) exit "$code" ;; esac # finished, or a restart would end the same way
+  now=$(newest "$workdir")
+  [ ! -s "$mark" ] || read -r before tries <"$mark"
+  if ((now > before)); then tries=0; else tries=$((tries + 1)); fi
+  ((tries <= ${LIT_TUNE_REQUEUES:-10})) || fail "$code" "exit code $code, $tries times without a new checkpoint since step $now; given up"
+  echo "$now $tries" >"$mark"
+  echo "launch/slurm.sh: exit code $code at checkpoint $now; into the queue again"
+  scontrol requeue "$SLURM_JOB_ID"
+}
+
+if [ -n "${SLURM_JOB_ID:-}" ] && [ "${1:-}" = job ]; then
+  shift
+  job "$@"
+  exit
+fi
+
+verb=${1:-}
+case $verb in plan | up | run | resume | status | logs | down) shift ;; *) fail 2 "VERB: expected plan, up, run, resume, status, logs or down, found '$verb'" ;; esac
+name='' topology='' flags=() words=() workdir=''
+while (($#)); do
+  case $1 in
+    --) shift && words=("$@") && break ;;
+    --name=*) name=${1#*=} ;;
+    --topology=*) topology=${1#*=} ;;
+    *) flags+=("$1") ;;
+  esac
+  shift
+done
+[[ $name =~ ^[A-Za-z0-9_.-]+$ ]] || fail 2 "--name: expected letters, digits, - _ ., found '$name'; add --name=NAME"
+for word in ${words[@]+"${words[@]}"}; do case $word in --workdir=*) workdir=${word#*=} ;; esac done
+
+mine() { squeue --me --noheader --name="$name" --format=%i | head -n 1; }
+
+case $verb in
+  plan)
+    [ -n "$topology" ] || fail 2 "--topology: expected the GPUs of all nodes, such as h200x8, found none; add it"
+    configs=()
+    for word in "${words[@]}"; do case $word in --config=* | --config.*) configs+=("$word") ;; esac done
+    lit-tune plan "${configs[@]}" --topology="$topology"
+    ;;
+  up)
+    command -v sbatch srun lit-tune >/dev/null || fail 1 "expected sbatch, srun and lit-tune on the PATH; log in to the cluster, activate the environment"
+    sinfo --summarize
+    ;;
+  run | resume)
+    [ -n "$workdir" ] || fail 2 "--workdir: expected a shared folder after \`--\`, found none; add it"
+    id=$(mine)
+    [ -z "$id" ] || { echo "job $id is there already; \`logs\` shows it" && exit; }
+    sbatch --job-name="$name" ${flags[@]+"${flags[@]}"} "$0" job "${words[@]}"
+    ;;
+  status)
+    squeue --me --name="$name"
+    [ -z "$workdir" ] || echo "newest checkpoint: $(newest "$workdir")"
+    ;;
+  logs)
+    id=$(mine)
+    [ -n "$id" ] || fail 1 "no job $name is queued or running; its last log is $name-JOB.log in the folder it was sent from"
+    tail -n 200 -F "$(scontrol show job "$id" | sed -n 's/^ *StdOut=//p')"
+    ;;
+  down)
+    id=$(mine)
+    [ -n "$id" ] || { echo "no job $name is there" && exit; }
+    # To the tasks first: a cancelled job's grace is the cluster's own and may be short.
+    scancel --signal=TERM "$id" || true
+    sleep "${LIT_TUNE_SAVE_SECONDS:-60}"
+    scancel "$id"
+    echo "job $id is off the queue"
+    ;;
+esac

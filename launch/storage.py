@@ -1,0 +1,79 @@
+"""The bucket in the right region, the code of this clone in it, and the newest checkpoint of a run."""
+
+import hashlib
+import io
+import re
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from commands import Commands, Stop
+from settings import Settings
+
+CLONE = Path(__file__).resolve().parents[1]
+INSTALLED = ("lit_tune", "configs", "launch", "setup.py", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE",
+             "NOTICE")
+
+
+def ensure_bucket(settings: Settings, commands: Commands) -> None:
+    """Make the bucket in the region of the machines, or make sure that it lies there.
+
+    Raises:
+        Stop: it lies elsewhere (and nobody said --force), is somebody else's, or cannot be made.
+    """
+    bucket, region = settings.bucket, settings.region
+    answer = commands.ask(["gcloud", "storage", "buckets", "describe", bucket, f"--project={settings.project}",
+                           "--format=value(location)"])
+    place = answer.out.strip().lower()
+    if answer.code == 0 and place == region:
+        return
+    if answer.code == 0 and place:
+        line = (f"--bucket: expected a bucket in {region}, found {bucket} in {place}: every byte read would be slower "
+                "and may be billed as traffic; name another bucket (it is made), or add --force")
+        if not settings.force:
+            raise Stop(2, line)
+        commands.say(line)
+        return
+    if answer.code != 0 and not re.search(r"not found|404", answer.error, re.I):
+        said = (answer.error.strip() or "nothing").splitlines()[-1]
+        raise Stop(1, f"{bucket}: cannot be looked at: {said}; if the name is somebody else's, choose another one")
+    commands.must(["gcloud", "storage", "buckets", "create", bucket, f"--project={settings.project}",
+                   f"--location={region}", "--uniform-bucket-level-access", "--public-access-prevention",
+                   "--enable-hierarchical-namespace"], f"{bucket} could not be made")
+    commands.say(f"made {bucket} in {region}; it is kept by `down` and billed by what lies in it")
+
+
+def upload_code(settings: Settings, commands: Commands) -> str:
+    """The address of this clone's files in the bucket; the same files are uploaded once."""
+    packed = pack()
+    name = f"lit-tune-{hashlib.sha256(packed).hexdigest()[:16]}.tar"
+    address, file = f"{settings.bucket}/code/{name}", Path(tempfile.gettempdir()) / name
+    file.write_bytes(packed)  # in a dry run too: the printed line has to work
+    if commands.dry_run or commands.ask(["gcloud", "storage", "ls", address]).code != 0:
+        commands.must(["gcloud", "storage", "cp", str(file), address], "the code could not be uploaded")
+    return address
+
+
+def pack(clone: Path = CLONE) -> bytes:
+    """A tar of what is installed, of the files that git knows or would know; the same bytes for the same files."""
+    listed = subprocess.run(["git", "-C", str(clone), "ls-files", "-z", "--cached", "--others", "--exclude-standard",
+                             "--", *INSTALLED], capture_output=True, text=True)
+    if listed.returncode != 0:
+        raise Stop(1, f"{clone}: expected a clone of the repository, found none: {listed.stderr.strip()}; clone it")
+    names = sorted(name for name in listed.stdout.split("\0") if name and (clone / name).is_file())
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        for name in names:
+            info = tar.gettarinfo(clone / name, name)
+            info.mtime = info.uid = info.gid = 0
+            info.uname = info.gname = ""
+            with (clone / name).open("rb") as data:
+                tar.addfile(info, data)
+    return raw.getvalue()
+
+
+def newest_step(settings: Settings, commands: Commands) -> int:
+    """Step of the newest whole checkpoint, -1 if there is none or it cannot be told."""
+    listed = commands.ask(["gcloud", "storage", "ls", f"{settings.workdir}/checkpoints/*/digests.json"])
+    return max(map(int, re.findall(r"/checkpoints/(\d+)/digests\.json", listed.out)), default=-1)

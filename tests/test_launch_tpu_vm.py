@@ -1,0 +1,372 @@
+"""launch/tpu_vm.py against a recording stand-in for gcloud: every state that a request can be in, and every refusal."""
+
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_cloud
+import pytest
+from fake_cloud import Cloud
+
+PLACE = ("--name=lit", "--project=my-project", "--zone=us-east5-b", "--tpu=v6e-16", "--bucket=gs://my-lit", "--poll=0")
+TRAIN = ("--", "train", "--config=quickstart", "--config.data.train=gs://my-lit/a b/*.tar")
+HOSTS = 4  # of v6e-16
+PLAN = {"fits": True, "topology": "v6e:4x4", "slices": 1, "chips": 16, "hosts": 4, "hbm_peak_gib": 14.3,
+        "hbm_limit_gib": 31.25, "would_fit": [], "run_hours_low": 10.0, "run_hours_high": 20.0, "cost_usd_low": 400.0,
+        "cost_usd_high": 800.0, "price_date": "2026-11-25"}
+NO_SUCH = {"code": 1, "error": "ERROR: NOT_FOUND: Resource 'projects/p/queuedResources/lit' was not found"}
+QUOTA = "Quota limit 'TPUV6EPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 8 in zone us-east5-b."
+STOCKOUT = "There is no more capacity in the zone \"us-east5-b\"; you can try in another zone"
+
+
+def state(name: str, why: str = "") -> str:
+    """What `describe` says of a request."""
+    failed = {"failedData": {"error": {"code": 8, "message": why}}} if why else {}
+    return json.dumps({"state": {"state": name, **failed}})
+
+
+def workers(*states: str) -> str:
+    """What `worker.sh state` says on machines 0, 1, ..."""
+    return "".join(f"lit-tune-worker w-{i} {one}\n" for i, one in enumerate(states))
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Cloud:
+    """A cloud where everything goes well: no request yet, a bucket in the right place."""
+    return Cloud(tmp_path / "cloud", "gcloud", "lit-tune")
+
+
+def well(states: list, **more: list) -> dict[str, list]:
+    """A scenario with the answers of `describe`; `more` come first."""
+    usual = {"^lit-tune plan": [json.dumps(PLAN)], "queued-resources describe": states,
+             "buckets describe": ["US-EAST5\n"], "worker.sh state": [workers(*["ended 0"] * HOSTS)]}
+    return more | {pattern: answers for pattern, answers in usual.items() if pattern not in more}
+
+
+def creations(cloud: Cloud) -> int:
+    """How often a request was made."""
+    return len(cloud.calls("queued-resources", "create"))
+
+
+def test_up_asks_for_the_slice_and_installs_on_every_machine(cloud: Cloud) -> None:
+    cloud.play(well([NO_SUCH, NO_SUCH, state("WAITING_FOR_RESOURCES"), state("PROVISIONING"), state("ACTIVE")]))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--spot", "--slices=2", "--yes",
+                                "--service-account=s@p.iam", "--network=n", *TRAIN)
+    assert code == 0, output
+    (create,) = cloud.calls("queued-resources", "create")
+    assert create[:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", "lit"]
+    assert set(create[6:]) == {
+        "--project=my-project", "--zone=us-east5-b", "--accelerator-type=v6e-16", "--runtime-version=v2-alpha-tpuv6e",
+        "--node-count=2", "--node-prefix=lit", "--spot", "--service-account=s@p.iam", "--network=n",
+        "--valid-until-duration=24h", "--labels=lit-tune=lit", "--async"}
+    (plan,) = cloud.calls("lit-tune")
+    assert plan == ["lit-tune", "plan", "--config=quickstart", "--config.data.train=gs://my-lit/a b/*.tar",
+                    "--topology=v6e-16", "--slices=2", "--noplain", "--json"]
+    (install,) = cloud.calls("ssh")
+    assert {"--node=all", "--worker=all", "--quiet"} <= set(install)
+    assert "worker.sh install tpu" in " ".join(install)
+    made = cloud.calls()
+    assert made.index(plan) < made.index(create) < made.index(install)
+    for word in ("$400 to $800", "2026-11-25", "10.0 to 20.0 hours", "end: between", "14.3 of 31.25 GiB",
+                 "left, and billed", "queued-resources delete lit"):
+        assert word in output, output
+    assert "list price on demand" in output
+
+
+def test_up_again_asks_nothing_and_creates_nothing(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE")]))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, *TRAIN)
+    assert code == 0, output
+    assert creations(cloud) == 0 and not cloud.calls("lit-tune") and not cloud.calls("buckets")
+
+
+def test_what_does_not_fit_is_refused_before_anything_exists(cloud: Cloud) -> None:
+    worse = PLAN | {"fits": False, "would_fit": [{"change": "micro_batches=8", "hbm_peak_gib": 20.0}]}
+    cloud.play(well([NO_SUCH], **{"^lit-tune plan": [json.dumps(worse)]}))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)
+    assert code == 2 and "does NOT fit" in output and "micro_batches=8" in output and "--force" in output
+    assert creations(cloud) == 0 and not cloud.calls("buckets")
+    cloud.play(well([NO_SUCH, NO_SUCH, state("ACTIVE")], **{"^lit-tune plan": [json.dumps(worse)]}))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", "--force", *TRAIN)
+    assert code == 0 and creations(cloud) == 1, output
+
+
+def test_nothing_is_created_without_a_yes(cloud: Cloud) -> None:
+    cloud.play(well([NO_SUCH]))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, *TRAIN)
+    assert code == 2 and "--yes" in output and creations(cloud) == 0
+
+
+def test_a_plan_that_cannot_be_made_is_no_yes(cloud: Cloud) -> None:
+    cloud.play(well([NO_SUCH], **{"^lit-tune plan": [{"code": 2, "error": "lit-tune plan: libtpu: install it"}]}))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)
+    assert code == 2 and "libtpu: install it" in output and creations(cloud) == 0
+
+
+def test_over_quota_is_said_and_not_tried_again(cloud: Cloud) -> None:
+    refused = {"code": 1, "error": f"ERROR: RESOURCE_EXHAUSTED: {QUOTA}"}
+    cloud.play(well([NO_SUCH], **{"queued-resources create": [refused]}))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)
+    assert code == 1 and creations(cloud) == 1
+    assert QUOTA in output and "iam-admin/quotas" in output and "left, and billed" not in output
+
+
+def test_over_quota_told_later_ends_with_the_request_deleted(cloud: Cloud) -> None:
+    cloud.play(well([NO_SUCH, NO_SUCH, state("ACCEPTED"), state("FAILED", QUOTA), NO_SUCH]))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)
+    assert code == 1 and "quota" in output and creations(cloud) == 1
+    assert len(cloud.calls("queued-resources", "delete")) == 1 and "left, and billed" not in output
+
+
+def test_stockout_is_asked_again_with_a_bound(cloud: Cloud) -> None:
+    cloud.play(well([NO_SUCH, NO_SUCH, *[state("FAILED", STOCKOUT), NO_SUCH, NO_SUCH] * 3]))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", "--restarts=2", *TRAIN)
+    assert code == 1 and "failed 3 times" in output and STOCKOUT in output
+    assert creations(cloud) == 3 and len(cloud.calls("queued-resources", "delete")) == 3
+    assert "left, and billed" not in output
+
+
+def test_an_expired_request_is_deleted_and_not_asked_again(cloud: Cloud) -> None:
+    cloud.play(well([NO_SUCH, NO_SUCH, state("WAITING_FOR_RESOURCES"), state("FAILED", "valid until time has expired"),
+                     NO_SUCH]))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", "--queue-for=6h", *TRAIN)
+    assert code == 1 and "--queue-for=6h" in output and creations(cloud) == 1
+    assert len(cloud.calls("queued-resources", "delete")) == 1
+    assert "--valid-until-duration=6h" in cloud.calls("queued-resources", "create")[0]
+
+
+def test_a_passing_fault_of_the_service_is_tried_again_and_a_refusal_is_not(cloud: Cloud) -> None:
+    passing = {"code": 1, "error": "ERROR: (gcloud) 503 Service unavailable"}
+    cloud.play(well([NO_SUCH, NO_SUCH, state("ACTIVE")], **{"queued-resources create": [passing, passing, "made"]}))
+    assert cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)[0] == 0
+    assert creations(cloud) == 3
+    cloud.play(well([NO_SUCH], **{"queued-resources create": [{"code": 1, "error": "PERMISSION_DENIED: no"}]}))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)
+    assert code == 1 and creations(cloud) == 1 and "PERMISSION_DENIED" in output and "left, and billed" not in output
+
+
+def test_a_request_that_arrived_although_gcloud_failed_is_waited_for(cloud: Cloud) -> None:
+    exists = {"code": 1, "error": "ERROR: ALREADY_EXISTS: lit already exists"}
+    cloud.play(well([NO_SUCH, NO_SUCH, state("ACTIVE")], **{"queued-resources create": [exists]}))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)
+    assert code == 0 and creations(cloud) == 1, output
+
+
+def test_gcloud_that_does_not_answer_is_asked_a_bounded_number_of_times(cloud: Cloud) -> None:
+    cloud.play({"describe": [{"code": 1, "error": "connection reset"}]})
+    code, output = cloud.launch("tpu_vm.py", "status", *PLACE)
+    assert code == 1 and "no answer" in output and len(cloud.calls("describe")) == 5
+
+
+@pytest.mark.parametrize("place", ["EU", "US-CENTRAL1"])
+def test_a_bucket_elsewhere_is_refused_unless_told(cloud: Cloud, place: str) -> None:
+    cloud.play(well([NO_SUCH], **{"buckets describe": [place]}))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)
+    assert code == 2 and "us-east5" in output and place.lower() in output and creations(cloud) == 0
+    cloud.play(well([NO_SUCH, NO_SUCH, state("ACTIVE")], **{"buckets describe": [place]}))
+    assert cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", "--force", *TRAIN)[0] == 0
+
+
+def test_a_bucket_is_made_where_the_machines_are(cloud: Cloud) -> None:
+    absent = {"code": 1, "error": "ERROR: gs://my-lit not found: 404."}
+    cloud.play(well([NO_SUCH, NO_SUCH, state("ACTIVE")], **{"buckets describe": [absent]}))
+    assert cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)[0] == 0
+    (create,) = cloud.calls("buckets", "create")
+    assert "gs://my-lit" in create and "--location=us-east5" in create and "--public-access-prevention" in create
+    cloud.play(well([NO_SUCH], **{"buckets describe": [{"code": 1, "error": "403 forbidden"}]}))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)
+    assert code == 1 and "403 forbidden" in output and not cloud.calls("buckets", "create")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_up_says_what_is_left_and_how_to_delete_it(cloud: Cloud, number: int) -> None:
+    cloud.play(well([NO_SUCH, NO_SUCH, state("WAITING_FOR_RESOURCES")]))
+    process = cloud.start("tpu_vm.py", "up", *PLACE, "--poll=0.1", "--yes", *TRAIN)
+    cloud.wait_for("queued-resources create", process)
+    code, output = fake_cloud.interrupt(process, number)
+    assert code == 130 and "interrupted" in output
+    assert "left, and billed while it is there: queued resource lit" in output
+    assert "gcloud compute tpus queued-resources delete lit --project=my-project --zone=us-east5-b --force" in output
+
+
+def test_interrupted_inside_the_request_it_may_have_arrived_and_is_named(cloud: Cloud) -> None:
+    cloud.play(well([NO_SUCH], **{"queued-resources create": [{"seconds": 30}]}))
+    process = cloud.start("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)
+    cloud.wait_for("queued-resources create", process)
+    code, output = fake_cloud.interrupt(process)
+    assert code == 130 and "queued-resources delete lit" in output
+
+
+def test_run_starts_on_every_machine_with_what_a_pod_needs_and_returns_its_code(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE")], **{"worker.sh state": [workers("running"), workers("ended 0"),
+                                                              workers(*["ended 0"] * HOSTS)]}))
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, "--restarts=7", "--fetch=gs://my-lit/v=vectors", *TRAIN)
+    assert code == 0 and "finished" in output, output
+    (start,) = [call for call in cloud.calls("ssh") if "worker.sh start" in " ".join(call)]
+    remote = next(word for word in start if word.startswith("--command=")).removeprefix("--command=")
+    assert shlex.split(remote) == ["bash", "lit_tune/launch/worker.sh", "start", "train", "--config=quickstart",
+                                   "--config.data.train=gs://my-lit/a b/*.tar", "--workdir=gs://my-lit/runs/lit",
+                                   "--preempted_exit_code=75", "--restarts=7"]
+    assert any("worker.sh fetch gs://my-lit/v vectors" in " ".join(call) for call in cloud.calls("ssh"))
+    assert "left, and billed" in output  # a finished run's slice goes on costing
+
+
+def test_run_without_machines_is_refused(cloud: Cloud) -> None:
+    cloud.play(well([state("SUSPENDED")]))
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, *TRAIN)
+    assert code == 1 and "SUSPENDED" in output and "resume" in output and not cloud.calls("ssh")
+
+
+@pytest.mark.parametrize("codes, worst", [((2, 75, 75, 75), 2), ((75, 75, 75, 75), 75), ((0, 0, 137, 75), 137),
+                                          ((75, 4, 1, 0), 4)])
+def test_a_run_that_ended_everywhere_gives_the_code_that_says_most(
+        cloud: Cloud, codes: tuple[int, ...], worst: int) -> None:
+    cloud.play(well([state("ACTIVE")], **{"worker.sh state": [workers(*(f"ended {code}" for code in codes))]}))
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, *TRAIN)
+    assert code == worst and creations(cloud) == 0, output
+
+
+def checkpoints(*steps: int) -> str:
+    """What `ls` says of the checkpoints."""
+    return "".join(f"gs://my-lit/runs/lit/checkpoints/{step}/digests.json\n" for step in steps)
+
+
+def test_preemption_while_running_makes_the_slice_again_and_goes_on(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE"), state("ACTIVE"), state("SUSPENDING"), state("SUSPENDING"), state("SUSPENDED"),
+                     NO_SUCH, NO_SUCH, state("ACTIVE")],
+                    **{"worker.sh state": [workers("running"), workers(*["ended 0"] * HOSTS)],
+                       "storage ls .*checkpoints": [checkpoints(100), checkpoints(100, 250)]}))
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, "--spot", *TRAIN)
+    assert code == 0 and "taken away; newest checkpoint: step 250" in output, output
+    assert len(cloud.calls("queued-resources", "delete")) == 1 and creations(cloud) == 1
+    assert "--spot" in cloud.calls("queued-resources", "create")[0]
+    assert len([call for call in cloud.calls("ssh") if "worker.sh start" in " ".join(call)]) == 2
+
+
+def test_preemption_without_progress_is_bounded_and_nothing_stays(cloud: Cloud) -> None:
+    taken = [state("SUSPENDED")] * 3 + [NO_SUCH, NO_SUCH, state("ACTIVE")]  # seen, looked at twice; deleted, made again
+    cloud.play(well([state("ACTIVE"), *taken * 3], **{"storage ls .*checkpoints": [checkpoints(100)]}))
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, "--restarts=2", *TRAIN)
+    assert code == 75 and "3 times without a new checkpoint since step 100" in output, output
+    assert creations(cloud) == 2
+
+
+def test_a_machine_that_died_is_replaced_with_its_slice(cloud: Cloud) -> None:
+    cloud.play(well([*[state("ACTIVE")] * 3, state("ACTIVE"), NO_SUCH, NO_SUCH, state("ACTIVE")],
+                    **{"worker.sh state": [workers("ended 75"), workers("ended 75", "ended 75", "ended 75"),
+                                           workers(*["ended 0"] * HOSTS)]}))
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, *TRAIN)
+    assert code == 0 and "1 of 4 machines do not answer" in output, output
+    assert len(cloud.calls("queued-resources", "delete")) == 1 and creations(cloud) == 1
+
+
+def test_an_install_that_fails_is_tried_three_times(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE")], **{"worker.sh install": [{"code": 1, "error": "no route to pypi"}]}))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, *TRAIN)
+    assert code == 1 and "no route to pypi" in output and len(cloud.calls("ssh")) == 3
+    assert "left, and billed" in output
+
+
+def test_resume_makes_the_slice_again_without_a_new_plan(cloud: Cloud) -> None:
+    cloud.play(well([state("SUSPENDED"), NO_SUCH, NO_SUCH, state("ACTIVE")]))
+    code, output = cloud.launch("tpu_vm.py", "resume", *PLACE, *TRAIN)
+    assert code == 0 and creations(cloud) == 1 and not cloud.calls("lit-tune"), output
+
+
+def test_down_stops_the_run_first_and_sees_that_the_slice_is_gone(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE"), state("DELETING"), NO_SUCH]))
+    code, output = cloud.launch("tpu_vm.py", "down", *PLACE, "--yes")
+    assert code == 0, output
+    made = cloud.calls()
+    (delete,) = cloud.calls("queued-resources", "delete")
+    (stop,) = cloud.calls("ssh")
+    assert "worker.sh stop" in " ".join(stop) and made.index(stop) < made.index(delete)
+    assert {"--force", "--quiet"} <= set(delete)
+    assert "kept, and billed by what lies in it: gs://my-lit" in output and "left, and billed" not in output
+    cloud.play(well([NO_SUCH]))
+    code, output = cloud.launch("tpu_vm.py", "down", *PLACE)
+    assert code == 0 and "there is no" in output and not cloud.calls("delete")
+
+
+def test_a_slice_that_cannot_be_deleted_is_shouted_about(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE")], **{"queued-resources delete": [{"code": 1, "error": "internal error"}]}))
+    code, output = cloud.launch("tpu_vm.py", "down", *PLACE, "--yes")
+    assert code == 1 and "IS STILL THERE AND BILLED" in output and "queued-resources delete lit" in output
+
+
+def test_status_counts_the_machines_that_do_not_answer(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE")], **{"worker.sh state": [workers("running", "running", "ended 75")],
+                                          "checkpoints": [checkpoints(10, 300, 20)]}))
+    code, output = cloud.launch("tpu_vm.py", "status", *PLACE)
+    assert code == 0 and "process on w-2: ended 75" in output and "1 of 4 machines do not answer" in output
+    assert "newest checkpoint: step 300" in output
+
+
+@pytest.mark.parametrize("words, expected", [
+    (("up", *PLACE, "--tpu=v6e256"), "v6e-256"),
+    (("up", *PLACE, "--tpu=tpu7x-16"), "launch/gke.py"),
+    (("up", *PLACE, "--bucket=gs://my-lit/folder"), "nothing behind it"),
+    (("up", *PLACE, "--name=Lit_1"), "lower-case"),
+    (("up", *PLACE, "--queue-for=soon"), "24h"),
+    (("up", "--name=lit"), "--project"),
+    (("run", *PLACE), "-- train"),
+    (("run", *PLACE, "--slices=2", "--", "cache-text", "--part={i}/{n}"), "--slices=1"),
+    (("run", *PLACE, "--fetch=vectors", "--", "train"), "gs://BUCKET/FOLDER=FOLDER"),
+    (("up", "@nowhere.flags"), "nowhere.flags"),
+])
+def test_wrong_flags_are_one_line_and_touch_nothing(cloud: Cloud, words: tuple[str, ...], expected: str) -> None:
+    code, output = cloud.launch("tpu_vm.py", *words)
+    assert code == 2 and expected in output and output.count("\n") == 1 and "Traceback" not in output
+    assert not cloud.calls()
+
+
+@pytest.mark.parametrize("tpu, hosts", [("v4-8", 1), ("v4-16", 2), ("v5litepod-4", 1), ("v5litepod-8", 1),
+                                        ("v5litepod-256", 64), ("v5p-8", 1), ("v5p-256", 32), ("v6e-8", 1),
+                                        ("v6e-256", 64)])
+def test_machines_of_a_slice(tpu: str, hosts: int) -> None:
+    code = f"import sys; sys.path.insert(0, {str(fake_cloud.LAUNCH)!r}); import tpu_vm; print(tpu_vm.count_of({tpu!r}))"
+    assert int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) == hosts
+
+
+def test_flags_come_from_a_file(cloud: Cloud) -> None:
+    file = cloud.home / "lit.flags"
+    file.write_text("\n".join(["# my slice", *PLACE, ""]))
+    cloud.play(well([state("ACTIVE")]))
+    assert cloud.launch("tpu_vm.py", "status", f"@{file}")[0] == 0
+    assert "lit" in cloud.calls("describe")[0]
+
+
+def test_data_jobs_know_how_many_machines_there_are(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE")]))
+    words = ("--", "cache-text", "--config=quickstart", "--out=lit/vectors", "--part={i}/{n}")
+    assert cloud.launch("tpu_vm.py", "run", *PLACE, "--mount=lit", *words)[0] == 0
+    assert any("worker.sh mount my-lit lit" in " ".join(call) for call in cloud.calls("ssh"))
+    (start,) = [" ".join(call) for call in cloud.calls("ssh") if "worker.sh start" in " ".join(call)]
+    assert "'--part={i}/4'" in start and "--workdir" not in start
+
+
+def dry(cloud: Cloud, program: str, *words: str) -> list[list[str]]:
+    """The commands that a dry run prints, each as words."""
+    code, output = cloud.launch(program, *words, "--dry-run", *TRAIN)
+    assert code == 0, output
+    assert not cloud.calls(), "a dry run called something"
+    return [shlex.split(line) for line in output.splitlines() if not line.startswith("#")]
+
+
+@pytest.mark.parametrize("verb", ["plan", "up", "run", "logs", "status", "resume", "down"])
+def test_a_dry_run_prints_commands_that_can_be_pasted_and_calls_none(cloud: Cloud, verb: str) -> None:
+    commands = dry(cloud, "tpu_vm.py", verb, *PLACE)
+    assert commands and all(words[0] in ("gcloud", "lit-tune") for words in commands)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="the Google Cloud SDK is not installed")
+def test_the_real_gcloud_parses_every_command(cloud: Cloud) -> None:
+    printed = [words for verb in ("up", "logs", "resume", "down") for words in dry(
+        cloud, "tpu_vm.py", verb, *PLACE, "--slices=2", "--spot", "--iap", "--network=n", "--service-account=s@p.iam")]
+    printed += dry(cloud, "tpu_vm.py", "up", *PLACE, "--reserved")
+    assert fake_cloud.parsed_by_gcloud(printed, cloud.home) > 8
