@@ -11,7 +11,7 @@ from typing import Any
 from lit_tune import __version__, errors
 from lit_tune.distributed import on_process_0, process_index
 from lit_tune.errors import ConfigError
-from lit_tune.files import append_lines, as_path, is_remote, read_lines, sync, write_atomically
+from lit_tune.files import Tolerated, append_lines, as_path, is_remote, read_lines, sync, write_atomically
 from lit_tune.runlock import RunLock
 
 # What may change in a run that goes on: keys that decide when something is written, or how the same samples are made.
@@ -48,6 +48,8 @@ class RunDir:
         self._total_steps = page["config"]["total_steps"]
         self._lock = lock
         self._rejected: set[str] | None = None
+        self._waiting: list[str] = []  # for quarantine.jsonl, which could not be written
+        self._tolerated = Tolerated(path)
 
     @classmethod
     def open(
@@ -97,14 +99,20 @@ class RunDir:
         on_process_0("resume", lambda: _cut(self.path / "metrics.jsonl", step))
 
     def quarantine(self, rejected: Iterable[Mapping[str, Any]]) -> None:
-        """Append rejected samples (shard, key, kind, ...) to quarantine.jsonl, each one once in the run's life."""
+        """Append rejected samples (shard, key, kind, ...) to quarantine.jsonl, each one once in the run's life.
+
+        Lines that cannot be written wait for the next call.
+        """
         file = self.path / "quarantine.jsonl"
         if self._rejected is None:
             self._rejected = {_line(one) for one in read_lines(file)}
         lines = dict.fromkeys(_line(one) for one in rejected)
         new = [line for line in lines if line not in self._rejected]
+        if self._tolerated.attempt(file.name, lambda: append_lines(file, self._waiting + new)):
+            self._waiting = []
+        else:
+            self._waiting += new
         self._rejected.update(new)
-        append_lines(file, new)
 
     def write_eval(self, step: int, evals: Mapping[str, Any]) -> None:
         """Write eval/N.json, on process 0."""
@@ -127,7 +135,7 @@ class RunDir:
     def sync(self) -> None:
         """Force the line files to disk; after a checkpoint, so that they are never behind it."""
         for name in ("metrics.jsonl", "quarantine.jsonl") if process_index() == 0 else ():
-            sync(self.path / name)
+            self._tolerated.attempt(name, lambda file=self.path / name: sync(file))
 
     def close(self) -> None:
         """Give the lock back."""
