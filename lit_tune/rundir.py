@@ -4,11 +4,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_tune import __version__, errors
+from lit_tune import __version__, errors, shard_listing
 from lit_tune.distributed import on_process_0, process_index
 from lit_tune.errors import ConfigError
 from lit_tune.files import Tolerated, append_lines, as_path, is_remote, read_lines, sync, write_atomically
@@ -58,6 +58,7 @@ class RunDir:
         config_json: str,
         *,
         data: Mapping[str, str] | None = None,
+        shards: Sequence[tuple[str, str]] = (),
         extend: bool = False,
     ) -> "RunDir":
         """The directory, locked by process 0 and checked by it against what was recorded at the first start.
@@ -67,7 +68,8 @@ class RunDir:
         Args:
             workdir: made if it is missing. May be gs:// (then there is no lock).
             config_json: the resolved config (`config.to_json`), or an object {"config": it, "hash": its hash, ...}.
-            data: fingerprints by name; extra names (one a shard) let the refusal say which one changed.
+            data: fingerprints by name.
+            shards: (name, digest) of each, kept beside; with them a refusal says which one changed.
             extend: whether `total_steps` may have grown.
 
         Raises:
@@ -77,7 +79,7 @@ class RunDir:
         path = as_path(workdir)
         page = _page(json.loads(config_json))
         lock = RunLock(path / "run.lock") if process_index() == 0 and not is_remote(path) else None
-        on_process_0("run directory", lambda: _claim(path, lock, page, dict(data or {}), extend))
+        on_process_0("run directory", lambda: _claim(path, lock, page, dict(data or {}), shards, extend))
         return cls(path, page, lock)
 
     @property
@@ -203,13 +205,16 @@ def _page(given: dict[str, Any]) -> dict[str, Any]:
     return {"version": __version__, "hash": digest, "config": given}
 
 
-def _claim(path: Any, lock: RunLock | None, page: dict[str, Any], data: dict[str, str], extend: bool) -> None:
+def _claim(
+    path: Any, lock: RunLock | None, page: dict[str, Any], data: dict[str, str], shards: Sequence[tuple[str, str]],
+    extend: bool
+) -> None:  # fmt: skip
     """Take the directory, or refuse."""
     _check_writable(path)
     if lock is not None:
         lock.acquire()
     try:
-        _record(path / "config.json", page, data, extend)
+        _record(path / "config.json", page, data, shards, extend)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -234,8 +239,11 @@ def _check_writable(path: Any) -> None:
         ) from error
 
 
-def _record(file: Any, page: dict[str, Any], data: dict[str, str], extend: bool) -> None:
+def _record(
+    file: Any, page: dict[str, Any], data: dict[str, str], shards: Sequence[tuple[str, str]], extend: bool
+) -> None:
     """Write config.json at the first start; later compare with it, and note the changes that are allowed."""
+    listing = file.parent / "shards.json"
     content = {**page, "data": data, "changes": []}
     if file.exists() and _has_trained(file.parent):
         recorded = _read_record(file)
@@ -243,10 +251,14 @@ def _record(file: Any, page: dict[str, Any], data: dict[str, str], extend: bool)
         configs = recorded["config"], page["config"]
         refused = {name: text for name, text in changes.items() if not _may_change(name, text, *configs, extend)}
         _refuse("another config", refused, file, "use a new --workdir, or the recorded values")
-        _refuse("other data", differences(recorded["data"], data), file, "use a new --workdir, or the same data")
+        other = differences(recorded["data"], data)
+        _refuse("other data", other and shard_listing.differences(listing, shards) | other, file,
+                "use a new --workdir, or the same data")
         if not changes:
             return
         content["changes"] = [*recorded["changes"], {"time": time.time(), "changed": changes}]
+    else:
+        shard_listing.write(listing, shards)
     write_atomically(file, json.dumps(content, indent=2) + "\n")
 
 

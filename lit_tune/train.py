@@ -22,7 +22,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lit_tune import (
-    __version__,
     config as config_lib,
     console,
     description,
@@ -38,6 +37,8 @@ from lit_tune.checkpoint import Checkpointer
 from lit_tune.data.loader import Batches
 from lit_tune.data.mixture import open_train
 from lit_tune.data.order_open import open_order
+from lit_tune.data.sample import shard_digests
+from lit_tune.digests import code_digest
 from lit_tune.evaluation import pages, training as evaluation
 from lit_tune.evaluation.embedding import Stopped
 from lit_tune.evaluation.sets import weights_to_evaluate
@@ -99,6 +100,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
     console.quiet_dependencies()
     distributed.initialize(flags.coordinator or "", flags.num_processes or 0,
                            -1 if flags.process_id is None else flags.process_id)
+    distributed.agree({**config_lib.flat(config), **distributed.library_versions(), "code of lit_tune": code_digest()})
     mesh = sharding.make_mesh(config.mesh)
     config_lib.check_devices(config, jax.device_count(), jax.process_count())
 
@@ -106,11 +108,11 @@ def train(flags: TrainFlags, phases: Phases) -> int:
     source = open_train(config.data, max_samples=flags.max_samples, allow_missing=flags.allow_missing)
     facts = {"train": source.fingerprint} | vectors_digest(config)
     with RunDir.open(flags.workdir, config_lib.to_json(config), data=facts,
-                     extend=flags.extend) as directory:
+                     shards=shard_digests(source), extend=flags.extend) as directory:
         if directory.finished:
             console.say(f"{flags.workdir} is finished: {directory.path / 'eval' / 'report.html'}")
             return 0
-        distributed.agree({"config": directory.config_hash, "lit_tune": __version__, "jax": jax.__version__, **facts})
+        distributed.agree(facts)
 
         # The frozen text tower: its vectors for every caption, computed once, or its weights for the step.
         text = open_text(config, source)

@@ -35,30 +35,35 @@ def final(home: Path, name: str) -> dict:
     return json.loads((home / name / "final.json").read_text())
 
 
-def check_resumed(home: Path, name: str, **changes: object) -> float:
-    """Start the same command once more and compare its end with the straight run; seconds until its first new step."""
+def go_on(home: Path, name: str, **changes: object) -> tuple[tiny.subprocess.Popen, float]:
+    """The same command once more: the process at its first new step, and the seconds that took."""
     before, start = max(line["step"] for line in tiny.lines(home / name)), time.monotonic()
     process = run(home, name, **changes)
     tiny.wait_for_step(home / name, before + 1, process)
-    seconds = time.monotonic() - start
-    code, output = tiny.finish(process)
-    assert code == 0, output
-    assert "resumed" in output, output
-    resumed = int(output.split("resumed   at step ")[1].split()[0])
-    assert final(home, name)["params_sha256"] == final(home, "straight")["params_sha256"]
-    assert final(home, name)["eval"] == final(home, "straight")["eval"]
+    return process, time.monotonic() - start
+
+
+def check_lines(home: Path, name: str, until: int) -> None:
+    """Every step stands once in the log, up to `until` at least, with the very numbers of the straight run."""
     counts = Counter((line["step"], line["kind"]) for line in tiny.lines(home / name))
     assert set(counts.values()) == {1}, "a step stands twice in metrics.jsonl"
-    assert {step for step, kind in counts if kind == "train"} == set(range(1, STEPS + 1))
+    steps = {step for step, kind in counts if kind == "train"}
+    assert steps == set(range(1, max(steps) + 1)) and max(steps) >= until
     same = {line["step"]: line for line in tiny.lines(home / "straight") if line["kind"] == "train"}
     for line in tiny.lines(home / name):
         if line["kind"] == "train":
-            for key in ("train/loss", "data/batch_digest", "train/lr"):
+            for key in ("train/loss", "train/grad_norm", "data/batch_digest", "train/lr"):
                 assert line[key] == same[line["step"]][key], (line["step"], key)
-            lost = [share for key, share in line.items() if key.startswith("perf/lost_")]
-            assert line["perf/goodput"] + sum(lost) == pytest.approx(1) and min(lost) >= 0
-            assert ("perf/lost_redone" in line) == ("perf/lost_down" in line) == (line["step"] > resumed)
-    return seconds
+
+
+def stop(process: tiny.subprocess.Popen, home: Path, name: str, number: signal.Signals) -> int:
+    """The step that a signalled run says it has saved."""
+    process.send_signal(number)
+    code, output = tiny.finish(process)
+    assert code == 0 and "preempted at step" in output, output
+    saved = int(output.rsplit("preempted at step", 1)[1].split()[0])
+    assert (home / name / "checkpoints" / str(saved) / "digests.json").exists()
+    return saved
 
 
 def test_the_straight_run_writes_what_the_interface_promises(home: Path) -> None:
@@ -76,6 +81,7 @@ def test_the_straight_run_writes_what_the_interface_promises(home: Path) -> None
         assert key in last, key
 
 
+@pytest.mark.faults(row=48, fault="a finished run is started again", expected="exit 0 at once, nothing rewritten")
 def test_a_finished_run_started_again_ends_at_once_and_rewrites_nothing(home: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (home / "straight").rglob("*") if path.is_file()}
     code, output = tiny.finish(run(home, "straight"))
@@ -86,45 +92,41 @@ def test_a_finished_run_started_again_ends_at_once_and_rewrites_nothing(home: Pa
 
 
 @pytest.mark.faults(row=1, fault="kill -9 between two saves", expected="resumes bit for bit, each log line once")
-def test_kill_9_at_some_step_and_resume_is_bitwise(home: Path, recovery: Callable[[float], None]) -> None:
-    process = run(home, "killed")
-    tiny.wait_for_step(home / "killed", 23, process)
+@pytest.mark.faults(row=2, fault="kill -9 in an asynchronous save", expected="the step before is restored, bit for bit")
+@pytest.mark.faults(row=5, fault="SIGTERM of one process with a worker", expected="saves, exit 0, resumes bit for bit")
+def test_a_run_stopped_in_every_way_ends_bitwise_as_one_left_alone(
+    home: Path, recovery: Callable[[float], None]
+) -> None:
+    name, checkpoints = "stopped", home / "stopped" / "checkpoints"
+    process = run(home, name)
+    tiny.wait_for_step(home / name, 13, process)
     process.kill()
     process.communicate()
-    recovery(check_resumed(home, "killed"))
 
+    process, seconds = go_on(home, name, data__workers=1)
+    recovery(seconds)
+    check_lines(home, name, until=13)
+    assert stop(process, home, name, signal.SIGTERM) >= 13
 
-def test_sigterm_saves_and_resume_is_bitwise(home: Path) -> None:
-    process = run(home, "terminated")
-    tiny.wait_for_step(home / "terminated", 17, process)
-    process.send_signal(signal.SIGTERM)
-    code, output = tiny.finish(process)
-    assert code == 0 and "preempted at step" in output, output
-    saved = int(output.rsplit("preempted at step", 1)[1].split()[0])
-    assert saved >= 17 and (home / "terminated" / "checkpoints" / str(saved) / "digests.json").exists()
-    check_resumed(home, "terminated")
-
-
-def test_ctrl_c_with_workers_and_resume_is_bitwise(home: Path) -> None:
-    process = run(home, "interrupted", data__workers=1)
-    tiny.wait_for_step(home / "interrupted", 5, process)  # 3 steps an epoch: the second one
-    process.send_signal(signal.SIGINT)
-    code, output = tiny.finish(process)
-    assert code == 0 and "preempted at step" in output, output
-    check_resumed(home, "interrupted", data__workers=2)
-
-
-def test_kill_9_inside_a_save_and_resume_is_bitwise(home: Path) -> None:
-    process = run(home, "save", checkpoint__every=15)
-    checkpoints, deadline = home / "save" / "checkpoints", time.monotonic() + 240
-    tiny.wait_for_step(home / "save", 15, process)
-    while not ((checkpoints / "15" / "digests.json").exists() and any("tmp" in p.name for p in checkpoints.iterdir())):
-        assert process.poll() is None and time.monotonic() < deadline, "no second save was seen"
+    process, seconds = go_on(home, name)
+    recovery(seconds)
+    check_lines(home, name, until=14)
+    deadline = time.monotonic() + 240
+    while not any("tmp" in path.name or path.suffix == ".changing" for path in checkpoints.iterdir()):
+        assert process.poll() is None and time.monotonic() < deadline, "no further save was seen"
     process.kill()
     process.communicate()
-    check_resumed(home, "save", checkpoint__every=15)
+
+    process, seconds = go_on(home, name)
+    recovery(seconds)
+    code, output = tiny.finish(process)
+    assert code == 0 and "resumed" in output, output
+    check_lines(home, name, until=STEPS)
+    assert final(home, name) == final(home, "straight")
+    assert not [path.name for path in checkpoints.iterdir() if not path.name.isdecimal()]
 
 
+@pytest.mark.faults(row=17, fault="another config in the same run directory", expected="exit 2 with the difference")
 def test_another_config_in_the_same_directory_is_refused_with_the_difference(home: Path) -> None:
     code, output = tiny.finish(run(home, "straight", optim__lr=0.5))
     assert code == 2 and "optim.lr" in output and output.strip().count("\n") == 0, output

@@ -8,6 +8,7 @@ import numpy as np
 from lit_tune.data import order
 from lit_tune.data.batch_memory import BatchMemory
 from lit_tune.data.decoding import Limits, Picture, load_pixels
+from lit_tune.data.orphans import end_with_parent
 from lit_tune.data.sample import KINDS, BadSample, Source
 from lit_tune.data.text_rows import TextRows
 from lit_tune.data.transforms import Augment, train_crop, train_transform
@@ -102,6 +103,11 @@ class HostBatches:
         self.bank_rows = bank_rows
         self._cache = PictureCache(recipe.cache_bytes)
         self._memory = BatchMemory()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrives in a worker process."""
+        vars(self).update(state)
+        end_with_parent()
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """One step's rows, h of them.
