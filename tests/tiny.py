@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,12 @@ def arguments(text: Path, pictures: Path, workdir: Path, **changes: Any) -> list
 
 
 def start(arguments: list[str], cache: Path, *, devices: int = 1, folder: Path = Path(__file__).parent.parent,
-          **environment: str) -> subprocess.Popen:
-    """`python -m lit_tune.train` in a process of its own, started in a folder; its output is in `.stdout` as text."""
+          before: Sequence[str] = (), **environment: str) -> subprocess.Popen:
+    """`python -m lit_tune.train` in a process of its own, started in a folder, by the words `before`; its output is in
+    `.stdout` as text."""
     variables = os.environ | {"LIT_TUNE_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
                               "XLA_FLAGS": simulated.flags(devices), **environment}
-    return subprocess.Popen([sys.executable, "-m", "lit_tune.train", *arguments], env=variables, text=True,
+    return subprocess.Popen([*before, sys.executable, "-m", "lit_tune.train", *arguments], env=variables, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder)
 
 
