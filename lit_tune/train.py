@@ -174,6 +174,7 @@ def loop(run: Run) -> int:
             if step > 0 and any(due) and step not in evaluated:
                 try:
                     scores = evaluate(run, writer, *due)
+                    run.checkpoints.rate(step, scores)  # of a run that was stopped in this evaluation
                 except Stopped:
                     save(run, {}, wait=True)
                     return phases.preempted()

@@ -78,8 +78,11 @@ def test_evaluations_are_neither_lost_nor_repeated(home: Home, recovery: Callabl
             lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] < EVALUATED]
             log.write_text("\n".join(lines) + "\n")  # so that the wait above sees the second start's own line
     assert f"preempted at step {EVALUATED}" in output
+    digests = home.checkpoints(name) / str(EVALUATED) / "digests.json"
+    assert not json.loads(digests.read_text())["metrics"]
     process, seconds = home.go_on(name)
     recovery(seconds)
+    assert json.loads(digests.read_text())["metrics"], "the scores by which the best is kept"
     home.check_end(name, process)
     assert [line["step"] for line in home.lines(name, "val")] == [EVALUATED, STEPS]
     for step in (EVALUATED, STEPS):
