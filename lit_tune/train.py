@@ -100,7 +100,8 @@ def train(flags: TrainFlags, phases: Phases) -> int:
     console.quiet_dependencies()
     distributed.initialize(flags.coordinator or "", flags.num_processes or 0,
                            -1 if flags.process_id is None else flags.process_id)
-    distributed.agree({**config_lib.flat(config), **distributed.library_versions(), "code of lit_tune": code_digest()})
+    distributed.agree({**config_lib.facts(config), **distributed.library_versions(), "code of lit_tune": code_digest(),
+                       "--skip_batches": flags.skip_batches})
     mesh = sharding.make_mesh(config.mesh)
     config_lib.check_devices(config, jax.device_count(), jax.process_count())
 
