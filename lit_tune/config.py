@@ -21,8 +21,8 @@ from lit_tune import config_start, errors, flags, shipped
 from lit_tune.config_check import check, check_devices, flat
 from lit_tune.redaction import redact_values
 
-__all__ = ["check", "check_devices", "config_hash", "diff", "facts", "flat", "from_json", "load", "names", "override", "parse",
-           "resolved", "to_json"]
+__all__ = ["check", "check_devices", "config_hash", "diff", "facts", "flat", "from_json", "load", "names", "override",
+           "parse", "resolved", "to_json"]
 
 
 def parse(argv: Sequence[str], command: str) -> Any:
