@@ -137,6 +137,11 @@ class Checkpointer:
             self.save(step, state, meta)
             self.wait()
 
+    def rate(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add the scores of a step that was saved before it was evaluated; nothing where it is not the newest saved."""
+        if step == self.saved_step and jax.process_index() == 0:
+            self._folders.rate(step, metrics)
+
     def poll(self) -> bool:
         """Whether the loop should call `save` once more now, because the last save failed.
 

@@ -21,8 +21,8 @@ from lit_tune import config_start, errors, flags, shipped
 from lit_tune.config_check import check, check_devices, flat
 from lit_tune.redaction import redact_values
 
-__all__ = ["check", "check_devices", "config_hash", "diff", "flat", "from_json", "load", "names", "override", "parse",
-           "resolved", "to_json"]
+__all__ = ["check", "check_devices", "config_hash", "diff", "facts", "flat", "from_json", "load", "names", "override",
+           "parse", "resolved", "to_json"]
 
 
 def parse(argv: Sequence[str], command: str) -> Any:
@@ -131,6 +131,11 @@ def resolved(config: ConfigDict) -> dict[str, Any]:
     So a run may go on with another signature of the same shards.
     """
     return redact_values(json.loads(json.dumps(config.copy_and_resolve_references().to_dict())))
+
+
+def facts(config: ConfigDict) -> dict[str, Any]:
+    """{dotted key: JSON value} of every key, addresses without secrets: what the processes of a run compare."""
+    return redact_values(json.loads(json.dumps(flat(config))))
 
 
 def to_json(config: ConfigDict) -> str:

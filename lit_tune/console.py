@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -20,7 +21,16 @@ def quiet_dependencies() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     for name in ("jax", "jax._src", "orbax", "absl", "grain", "tensorstore", "etils"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # each array of a failed save, with its traceback
+    sys.unraisablehook = _tell_unraisable
     warnings.filterwarnings("ignore", module=r"(orbax|grain|tensorstore|flax|etils|tensorboardX)")
+
+
+def _tell_unraisable(unraisable: Any) -> None:
+    """Python's own hook, but for what tensorstore prints, many times over, of a save that has failed and was told of:
+    its callbacks find Orbax's event loop gone."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def say(line: str) -> None:

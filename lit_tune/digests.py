@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lit_tune.files import write_atomically
@@ -41,6 +42,15 @@ def find_damage(directory: Any) -> list[str]:
         return [f"{NAME}: missing or unreadable"]
     lines = [_damage(directory / name, name, recorded) for name, recorded in digests["files"].items()]
     return [line for line in lines if line]
+
+
+def code_digest() -> str:
+    """sha256 over the package's own code, first 16 hex digits: a version number does not tell two checkouts apart."""
+    package = Path(__file__).parent
+    sha = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        sha.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return sha.hexdigest()[:16]
 
 
 def _files(directory: Any) -> Iterator[Any]:

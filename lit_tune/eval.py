@@ -211,7 +211,7 @@ def _say_where(folder: Path, results: Sequence[Result]) -> None:
 def _training_pairs(config: ConfigDict) -> Source | None:
     """The pairs of the run, for the pixel floor; None, with a line, where they are not on this machine."""
     try:
-        return open_train(config.data)
+        return open_train(config.data, allow_missing=sets.MISSING)
     except errors.LitTuneError as error:
         console.say(f"no pixel floor: {error}")
         return None

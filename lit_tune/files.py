@@ -1,10 +1,13 @@
 """Small things about files that hold for local folders and object stores (gs://...) alike. No jax."""
 
+import errno
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +76,11 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def append_lines(path: Any, lines: list[str]) -> None:
-    """Append lines with one write, so that a crash can cut only the last; a file that has gone is made anew."""
+    """Append lines with one write, so that a crash can cut only the last; a file that has gone is made anew.
+
+    Raises:
+        OSError: they could not be written (a full disk); of what was written of them nothing stays.
+    """
     text = "".join(line + "\n" for line in lines)
     if not text:
         return
@@ -81,8 +88,12 @@ def append_lines(path: Any, lines: list[str]) -> None:
         path.write_text((path.read_text() if path.exists() else "") + text)
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    before, data = os.fstat(descriptor).st_size, text.encode()
     try:
-        os.write(descriptor, text.encode())
+        written = os.write(descriptor, data)
+        if written < len(data):  # no error yet: the disk has become full on the way
+            os.ftruncate(descriptor, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)
 
@@ -100,6 +111,34 @@ def read_lines(path: Any) -> list[dict[str, Any]]:
         if isinstance(one, dict):
             objects.append(one)
     return objects
+
+
+class Tolerated:
+    """Writes to line files that must not end a training when they fail: each is told of once.
+
+    Args:
+        folder: that the files lie in.
+    """
+
+    def __init__(self, folder: Any) -> None:
+        self._folder = folder
+        self._told: set[tuple[str, str]] = set()
+
+    def attempt(self, name: str, write: Callable[[], None]) -> bool:
+        """Write to the file `name`; whether that worked."""
+        try:
+            write()
+        except OSError as error:
+            self.tell(name, f"cannot be written ({error})")
+            return False
+        return True
+
+    def tell(self, name: str, what: str) -> None:
+        """A line on stderr about the file `name`, once for each first word of it."""
+        key = name, what.split()[0]
+        if key not in self._told:
+            print(f"lit_tune: warning: {self._folder / name} {what}; training goes on", file=sys.stderr, flush=True)
+        self._told.add(key)
 
 
 def sync(path: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_tune import files
+from lit_tune.tensorboard import EventFile
 
 # Dense bfloat16 FLOP/s of one jax device, by the start of its device_kind (longest start wins). Sources: Google Cloud
 # TPU system architecture pages (per chip; v2 and v3 show two devices a chip) and NVIDIA's data sheets, without
@@ -54,21 +55,23 @@ class MetricWriter:
             out: where the progress goes; standard output by default.
         """
         self._file = files.as_path(workdir) / "metrics.jsonl"
-        self._tensorboard_folder = str(files.as_path(workdir) / "tb")
         self._total_steps = total_steps
         self._active = process_index == 0
         self._out = sys.stdout if out is None else out
         lines = files.read_lines(self._file) if self._active else []
         self._written = {(one.get("step"), one.get("kind")) for one in lines}
-        self._tensorboard: Any = None
-        self._warned = False
+        self._begun = self._active and self._file.exists()
+        self._unwritten: list[str] = []  # lines that could not be written, for the next try
+        self._tensorboard = EventFile(files.as_path(workdir) / "tb")
+        self._tolerated = files.Tolerated(self._file.parent)
         self._bar_width = 0  # characters of the bar on the terminal's last line
         self._first: tuple[int, float] | None = None  # step and monotonic time of the first progress
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> bool:
         """Append one line `{"step", "kind", "time", ...values}`; False if (step, kind) is there already.
 
-        A file that cannot be written is told of once; training goes on.
+        A file that cannot be written or has gone is told of once; training goes on. Lines that could not be written
+        come with the next one that can.
 
         Args:
             step: steps trained so far.
@@ -80,13 +83,10 @@ class MetricWriter:
         self._written.add((step, kind))
         plain = {name: _plain(value) for name, value in values.items()}
         line = json.dumps({"step": step, "kind": kind, "time": round(time.time(), 3), **plain})
-        try:
-            files.append_lines(self._file, [line])
-            self._write_tensorboard(step, plain)
-        except OSError as error:
-            if not self._warned:
-                print(f"lit_tune: {self._file} cannot be written ({error}); training goes on", file=sys.stderr)
-            self._warned = True
+        self._unwritten.append(line)
+        self._tolerated.attempt(self._file.name, self._append)
+        numbers = {name: value for name, value in plain.items() if isinstance(value, int | float)}
+        self._tolerated.attempt("tb", lambda: self._tensorboard.write(step, numbers))
         return True
 
     def progress(self, step: int, values: Mapping[str, Any]) -> None:
@@ -115,12 +115,13 @@ class MetricWriter:
     def sync(self) -> None:
         """Force metrics.jsonl to disk."""
         if self._active:
-            files.sync(self._file)
+            self._tolerated.attempt(self._file.name, lambda: files.sync(self._file))
 
     def close(self) -> None:
         """Close TensorBoard's file and end the bar's line."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        if self._unwritten:
+            self._tolerated.attempt(self._file.name, self._append)
+        self._tolerated.attempt("tb", self._tensorboard.close)
         if self._bar_width:
             self._out.write("\n")
             self._bar_width = 0
@@ -131,15 +132,12 @@ class MetricWriter:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _write_tensorboard(self, step: int, values: Mapping[str, Any]) -> None:
-        """The numbers again, for TensorBoard; its later points from before a restart are hidden by purge_step."""
-        if self._tensorboard is None:
-            from tensorboardX import SummaryWriter  # takes half a second
-
-            self._tensorboard = SummaryWriter(self._tensorboard_folder, purge_step=step, flush_secs=30)
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._tensorboard.add_scalar(name, value, step)
+    def _append(self) -> None:
+        """Write the lines that are waiting."""
+        if self._begun and not self._file.exists():
+            self._tolerated.tell(self._file.name, "has gone and is made anew")
+        files.append_lines(self._file, self._unwritten)
+        self._begun, self._unwritten = True, []
 
 
 def progress_line(step: int, total_steps: int, values: Mapping[str, Any], seconds_left: float) -> str:

@@ -4,14 +4,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_tune import __version__, errors
+from lit_tune import __version__, errors, shard_listing
 from lit_tune.distributed import on_process_0, process_index
 from lit_tune.errors import ConfigError
-from lit_tune.files import append_lines, as_path, is_remote, read_lines, sync, write_atomically
+from lit_tune.files import Tolerated, append_lines, as_path, is_remote, read_lines, sync, write_atomically
 from lit_tune.runlock import RunLock
 
 # What may change in a run that goes on: keys that decide when something is written, or how the same samples are made.
@@ -48,6 +48,8 @@ class RunDir:
         self._total_steps = page["config"]["total_steps"]
         self._lock = lock
         self._rejected: set[str] | None = None
+        self._waiting: list[str] = []  # for quarantine.jsonl, which could not be written
+        self._tolerated = Tolerated(path)
 
     @classmethod
     def open(
@@ -56,6 +58,7 @@ class RunDir:
         config_json: str,
         *,
         data: Mapping[str, str] | None = None,
+        shards: Sequence[tuple[str, str]] = (),
         extend: bool = False,
     ) -> "RunDir":
         """The directory, locked by process 0 and checked by it against what was recorded at the first start.
@@ -65,7 +68,8 @@ class RunDir:
         Args:
             workdir: made if it is missing. May be gs:// (then there is no lock).
             config_json: the resolved config (`config.to_json`), or an object {"config": it, "hash": its hash, ...}.
-            data: fingerprints by name; extra names (one a shard) let the refusal say which one changed.
+            data: fingerprints by name.
+            shards: (name, digest) of each, kept beside; with them a refusal says which one changed.
             extend: whether `total_steps` may have grown.
 
         Raises:
@@ -75,7 +79,7 @@ class RunDir:
         path = as_path(workdir)
         page = _page(json.loads(config_json))
         lock = RunLock(path / "run.lock") if process_index() == 0 and not is_remote(path) else None
-        on_process_0("run directory", lambda: _claim(path, lock, page, dict(data or {}), extend))
+        on_process_0("run directory", lambda: _claim(path, lock, page, dict(data or {}), shards, extend))
         return cls(path, page, lock)
 
     @property
@@ -97,14 +101,20 @@ class RunDir:
         on_process_0("resume", lambda: _cut(self.path / "metrics.jsonl", step))
 
     def quarantine(self, rejected: Iterable[Mapping[str, Any]]) -> None:
-        """Append rejected samples (shard, key, kind, ...) to quarantine.jsonl, each one once in the run's life."""
+        """Append rejected samples (shard, key, kind, ...) to quarantine.jsonl, each one once in the run's life.
+
+        Lines that cannot be written wait for the next call.
+        """
         file = self.path / "quarantine.jsonl"
         if self._rejected is None:
             self._rejected = {_line(one) for one in read_lines(file)}
         lines = dict.fromkeys(_line(one) for one in rejected)
         new = [line for line in lines if line not in self._rejected]
+        if self._tolerated.attempt(file.name, lambda: append_lines(file, self._waiting + new)):
+            self._waiting = []
+        else:
+            self._waiting += new
         self._rejected.update(new)
-        append_lines(file, new)
 
     def write_eval(self, step: int, evals: Mapping[str, Any]) -> None:
         """Write eval/N.json, on process 0."""
@@ -127,7 +137,7 @@ class RunDir:
     def sync(self) -> None:
         """Force the line files to disk; after a checkpoint, so that they are never behind it."""
         for name in ("metrics.jsonl", "quarantine.jsonl") if process_index() == 0 else ():
-            sync(self.path / name)
+            self._tolerated.attempt(name, lambda file=self.path / name: sync(file))
 
     def close(self) -> None:
         """Give the lock back."""
@@ -195,13 +205,16 @@ def _page(given: dict[str, Any]) -> dict[str, Any]:
     return {"version": __version__, "hash": digest, "config": given}
 
 
-def _claim(path: Any, lock: RunLock | None, page: dict[str, Any], data: dict[str, str], extend: bool) -> None:
+def _claim(
+    path: Any, lock: RunLock | None, page: dict[str, Any], data: dict[str, str], shards: Sequence[tuple[str, str]],
+    extend: bool
+) -> None:  # fmt: skip
     """Take the directory, or refuse."""
     _check_writable(path)
     if lock is not None:
         lock.acquire()
     try:
-        _record(path / "config.json", page, data, extend)
+        _record(path / "config.json", page, data, shards, extend)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -226,8 +239,11 @@ def _check_writable(path: Any) -> None:
         ) from error
 
 
-def _record(file: Any, page: dict[str, Any], data: dict[str, str], extend: bool) -> None:
+def _record(
+    file: Any, page: dict[str, Any], data: dict[str, str], shards: Sequence[tuple[str, str]], extend: bool
+) -> None:
     """Write config.json at the first start; later compare with it, and note the changes that are allowed."""
+    listing = file.parent / "shards.json"
     content = {**page, "data": data, "changes": []}
     if file.exists() and _has_trained(file.parent):
         recorded = _read_record(file)
@@ -235,10 +251,14 @@ def _record(file: Any, page: dict[str, Any], data: dict[str, str], extend: bool)
         configs = recorded["config"], page["config"]
         refused = {name: text for name, text in changes.items() if not _may_change(name, text, *configs, extend)}
         _refuse("another config", refused, file, "use a new --workdir, or the recorded values")
-        _refuse("other data", differences(recorded["data"], data), file, "use a new --workdir, or the same data")
+        other = differences(recorded["data"], data)
+        _refuse("other data", other and shard_listing.differences(listing, shards) | other, file,
+                "use a new --workdir, or the same data")
         if not changes:
             return
         content["changes"] = [*recorded["changes"], {"time": time.time(), "changed": changes}]
+    else:
+        shard_listing.write(listing, shards)
     write_atomically(file, json.dumps(content, indent=2) + "\n")
 
 

@@ -4,14 +4,15 @@ Beside the folders `N` there may be `N.changing`, a file that is there while N i
 `N.damaged`, a folder that was found damaged and set aside.
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_tune.digests import find_damage, read_digests, write_digests
+from lit_tune.digests import NAME, find_damage, read_digests, write_digests
 from lit_tune.errors import CheckpointError
-from lit_tune.files import as_path, remove_tree
+from lit_tune.files import as_path, remove_tree, write_atomically
 
 
 class StepFolders:
@@ -51,6 +52,11 @@ class StepFolders:
         """Make a written step count."""
         write_digests(self.folder(step), step=step, metrics=dict(metrics))
         self._marker(step).unlink(missing_ok=True)
+
+    def rate(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Put the scores of a step that counts beside its digests, where `remove_old` looks."""
+        content = {**(read_digests(self.folder(step)) or {}), "metrics": dict(metrics)}
+        write_atomically(self.folder(step) / NAME, json.dumps(content, indent=1))
 
     def choose(self, step: int | None) -> int | None:
         """The step to restore, its files verified; None if there never was one.

@@ -23,7 +23,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lit_tune import (
-    __version__,
     config as config_lib,
     console,
     debug_faults,
@@ -40,6 +39,8 @@ from lit_tune.checkpoint import Checkpointer
 from lit_tune.data.loader import Batches
 from lit_tune.data.mixture import open_train
 from lit_tune.data.order_open import open_order
+from lit_tune.data.sample import shard_digests
+from lit_tune.digests import code_digest
 from lit_tune.evaluation import pages, training as evaluation
 from lit_tune.evaluation.embedding import Stopped
 from lit_tune.evaluation.sets import weights_to_evaluate
@@ -104,6 +105,8 @@ def train(flags: TrainFlags, phases: Phases) -> int:
     distributed.initialize(flags.coordinator or "", flags.num_processes or 0,
                            -1 if flags.process_id is None else flags.process_id,
                            initialization_timeout=config.watchdog.join_s)
+    distributed.agree({**config_lib.facts(config), **distributed.library_versions(), "code of lit_tune": code_digest(),
+                       "--skip_batches": flags.skip_batches})
     with phases.enter("devices"):
         mesh = sharding.make_mesh(config.mesh)
     config_lib.check_devices(config, jax.device_count(), jax.process_count())
@@ -112,11 +115,11 @@ def train(flags: TrainFlags, phases: Phases) -> int:
     source = open_train(config.data, max_samples=flags.max_samples, allow_missing=flags.allow_missing)
     facts = {"train": source.fingerprint} | vectors_digest(config)
     with RunDir.open(flags.workdir, config_lib.to_json(config), data=facts,
-                     extend=flags.extend) as directory:
+                     shards=shard_digests(source), extend=flags.extend) as directory:
         if directory.finished:
             console.say(f"{flags.workdir} is finished: {directory.path / 'eval' / 'report.html'}")
             return 0
-        distributed.agree({"config": directory.config_hash, "lit_tune": __version__, "jax": jax.__version__, **facts})
+        distributed.agree(facts)
 
         # The frozen text tower: its vectors for every caption, computed once, or its weights for the step.
         text = open_text(config, source)
@@ -181,6 +184,7 @@ def loop(run: Run) -> int:
             if step > 0 and any(due) and step not in evaluated:
                 try:
                     scores = evaluate(run, writer, *due)
+                    run.checkpoints.rate(step, scores)  # of a run that was stopped in this evaluation
                 except Stopped:
                     save(run, {}, wait=True)
                     return phases.preempted()

@@ -203,6 +203,7 @@ def test_flipped_bits_in_the_largest_array_are_found(tmp_path: Path, seed: int) 
     assert restore(tmp_path)[0] == 1
 
 
+@pytest.mark.faults(row=14, fault="leftovers of killed saves", expected="cleared away; lost digests are damage")
 def test_lost_digests_are_damage_and_an_interrupted_save_is_not(tmp_path: Path) -> None:
     write(tmp_path, [1, 2, 3])
     (tmp_path / "3" / "digests.json").unlink()
@@ -311,6 +312,8 @@ def start(body: str, folder: Path, devices: int = 1, **variables: str) -> subpro
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.faults(row=9, fault="a save fails part of the way, twice",
+                    expected="one more try, then exit 5; the older step is whole")
 def test_failed_saves_are_noticed_retried_once_and_then_fatal(tmp_path: Path) -> None:
     process = start("""
         with checkpoint.Checkpointer(root, keep=2) as checkpoints:
@@ -342,6 +345,7 @@ def test_failed_saves_are_noticed_retried_once_and_then_fatal(tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "3"]
 
 
+@pytest.mark.faults(row=9, fault="less free space than 1.2 checkpoints", expected="exit 5 before anything is written")
 def test_full_disk_is_refused_before_the_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Checkpointer(tmp_path, keep=2) as checkpoints:
         checkpoints.save_now(1, make_state(1), {})
@@ -355,6 +359,8 @@ def test_full_disk_is_refused_before_the_save(tmp_path: Path, monkeypatch: pytes
         assert checkpoints.steps() == [1, 2]
 
 
+@pytest.mark.faults(row=2, fault="kill -9 before the commit, and between commit and digests",
+                    expected="the older step is restored, the rest cleared away")
 @pytest.mark.parametrize("moment", ["orbax", "digests"])
 def test_kill_in_a_save_leaves_the_older_step(tmp_path: Path, moment: str) -> None:
     process = start(f"""
@@ -386,6 +392,8 @@ def test_kill_in_a_save_leaves_the_older_step(tmp_path: Path, moment: str) -> No
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
 
 
+@pytest.mark.faults(row=2, fault="kill -9 at random moments of saving",
+                    expected="the last step that was called saved, or the next, is whole")
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_kill_at_any_time_leaves_a_whole_step(tmp_path: Path, seed: int) -> None:
@@ -417,6 +425,8 @@ def expected(step: int) -> np.ndarray:
 SHARDED = {"step": np.int32(0), "params": {"w": np.zeros((16, 64), np.float32), "b": np.zeros(64, np.float32)}}
 
 
+@pytest.mark.faults(row=15, fault="a state cut over 8 devices",
+                    expected="restored on one device and on other axes, bit for bit")
 def test_state_sharded_over_eight_devices_is_restored_on_one_and_on_other_axes(tmp_path: Path) -> None:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows, columns, everywhere = (NamedSharding(mesh, spec) for spec in (P("data"), P(None, "data"), P()))

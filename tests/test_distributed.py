@@ -122,6 +122,8 @@ STOPPING = """
 """
 
 
+@pytest.mark.faults(row=5, fault="SIGTERM to one of two loops, or to both, one far ahead",
+                    expected="both stop at one step")
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("who", [[1], [0, 1]], ids=["one", "all"])
 def test_all_processes_stop_at_one_step_when_one_or_all_get_a_signal(who: list[int]) -> None:
@@ -137,6 +139,7 @@ def test_all_processes_stop_at_one_step_when_one_or_all_get_a_signal(who: list[i
     assert int(steps[0]) > 10
 
 
+@pytest.mark.faults(row=7, fault="SIGTERM to one of two before the first step", expected="both end at once")
 @pytest.mark.multiprocess
 def test_signal_before_the_first_step_ends_all_processes() -> None:
     processes = start("""

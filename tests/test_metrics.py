@@ -47,16 +47,43 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
 def test_deleted_file_is_made_anew_and_an_unwritable_one_is_told_of_once(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
+    file = tmp_path / "metrics.jsonl"
     with MetricWriter(tmp_path, total_steps=10) as writer:
         writer.write(1, "train", {"x": 1})
-        (tmp_path / "metrics.jsonl").unlink()
+        file.unlink()
         writer.write(2, "train", {"x": 2})
-        assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [2]
-        (tmp_path / "metrics.jsonl").unlink()
-        (tmp_path / "metrics.jsonl").mkdir()  # cannot be written, even by root
+        assert [line["step"] for line in read_lines(file)] == [2]
+        assert capsys.readouterr().err.count("has gone and is made anew; training goes on") == 1
+        file.unlink()
+        file.mkdir()  # cannot be written, even by root
         writer.write(3, "train", {"x": 3})
         writer.write(4, "train", {"x": 4})
+        file.rmdir()
+        writer.write(5, "train", {"x": 5})
     assert capsys.readouterr().err.count("training goes on") == 1
+    assert [line["step"] for line in read_lines(file)] == [3, 4, 5], "lines wait until they can be written"
+
+
+FULL = """
+import os, resource, sys
+from pathlib import Path
+from lit_tune.metrics import MetricWriter
+folder, full = Path(sys.argv[1]), 4_000
+with MetricWriter(folder, total_steps=99) as writer:
+    for step in range(1, 61):
+        size = full if step < 50 else resource.RLIM_INFINITY    # at step 50 there is room again
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        writer.write(step, "train", {f"train/{name}": 1.5 for name in "abcdefghijklmnopqrst"})
+"""
+
+
+def test_a_full_disk_costs_neither_the_training_nor_a_line(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("metrics.jsonl cannot be written") == done.stderr.count("tb cannot be written") == 1
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in text.splitlines()] == list(range(1, 61))
+    assert any(b"train/t" in file.read_bytes() for file in (tmp_path / "tb").iterdir())
 
 
 def test_tensorboard_has_the_numbers(tmp_path: Path) -> None:

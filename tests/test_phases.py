@@ -44,6 +44,7 @@ def finish(process: subprocess.Popen, seconds: float = 10.0) -> tuple[int, str, 
     return process.returncode, output, time.monotonic() - began
 
 
+@pytest.mark.faults(row=7, fault="SIGTERM while stuck in C: start, compile, restore", expected="ends within 3 s")
 @pytest.mark.parametrize("phase", ["start", "compile", "restore"])
 def test_signal_where_nothing_can_be_saved_ends_a_process_that_is_stuck_in_c(phase: str) -> None:
     process = start(f"""
@@ -112,6 +113,7 @@ def test_second_signal_ends_at_once_even_in_a_save() -> None:
     assert seconds < 3
 
 
+@pytest.mark.faults(row=7, fault="SIGTERM while stuck in a data wait", expected="ends after the grace time")
 def test_stop_that_is_not_obeyed_ends_after_the_grace_time() -> None:
     process = start("""
         with Phases(preempted_exit_code=75, grace_seconds=0.5) as phases:

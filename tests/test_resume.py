@@ -1,69 +1,25 @@
 """Real runs, interrupted in every way and started again, end with the very bits of a run that was left alone."""
 
-import json
 import signal
-import time
-from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
+import interrupted
 import pytest
 import tiny
+from interrupted import Home
 
 STEPS = 60  # 24 pictures, 8 a step: 20 epochs
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the text tower, the pictures and a run that nobody interrupted."""
-    home = tmp_path_factory.mktemp("resume")
-    tiny.text_folder(home / "text")
-    tiny.picture_folder(home / "pictures")
-    code, output = tiny.finish(run(home, "straight"))
-    assert code == 0, output
-    return home
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The pictures and a run that nobody interrupted."""
+    return Home.make(tmp_path_factory.mktemp("resume"), total_steps=STEPS).straight()
 
 
-def run(home: Path, name: str, **changes: object) -> tiny.subprocess.Popen:
-    """A started run of the module's pictures in a folder `name`."""
-    words = tiny.arguments(home / "text", home / "pictures", home / name, total_steps=STEPS, **changes)
-    return tiny.start(words, home / "cache")
-
-
-def final(home: Path, name: str) -> dict:
-    """The content of final.json."""
-    return json.loads((home / name / "final.json").read_text())
-
-
-def check_resumed(home: Path, name: str, **changes: object) -> float:
-    """Start the same command once more and compare its end with the straight run; seconds until its first new step."""
-    before, start = max(line["step"] for line in tiny.lines(home / name)), time.monotonic()
-    process = run(home, name, **changes)
-    tiny.wait_for_step(home / name, before + 1, process)
-    seconds = time.monotonic() - start
-    code, output = tiny.finish(process)
-    assert code == 0, output
-    assert "resumed" in output, output
-    resumed = int(output.split("resumed   at step ")[1].split()[0])
-    assert final(home, name)["params_sha256"] == final(home, "straight")["params_sha256"]
-    assert final(home, name)["eval"] == final(home, "straight")["eval"]
-    counts = Counter((line["step"], line["kind"]) for line in tiny.lines(home / name))
-    assert set(counts.values()) == {1}, "a step stands twice in metrics.jsonl"
-    assert {step for step, kind in counts if kind == "train"} == set(range(1, STEPS + 1))
-    same = {line["step"]: line for line in tiny.lines(home / "straight") if line["kind"] == "train"}
-    for line in tiny.lines(home / name):
-        if line["kind"] == "train":
-            for key in ("train/loss", "data/batch_digest", "train/lr"):
-                assert line[key] == same[line["step"]][key], (line["step"], key)
-            lost = [share for key, share in line.items() if key.startswith("perf/lost_")]
-            assert line["perf/goodput"] + sum(lost) == pytest.approx(1) and min(lost) >= 0
-            assert ("perf/lost_redone" in line) == ("perf/lost_down" in line) == (line["step"] > resumed)
-    return seconds
-
-
-def test_the_straight_run_writes_what_the_interface_promises(home: Path) -> None:
-    folder = home / "straight"
-    assert final(home, "straight")["step"] == STEPS
+def test_the_straight_run_writes_what_the_interface_promises(home: Home) -> None:
+    folder = home.folder / "straight"
+    assert home.final("straight")["step"] == STEPS
     for name in ("config.json", "metrics.jsonl", "tb", f"eval/{STEPS}.json", "eval/report.html",
                  f"checkpoints/{STEPS}/digests.json"):
         assert (folder / name).exists(), name
@@ -76,62 +32,51 @@ def test_the_straight_run_writes_what_the_interface_promises(home: Path) -> None
         assert key in last, key
 
 
-def test_a_finished_run_started_again_ends_at_once_and_rewrites_nothing(home: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (home / "straight").rglob("*") if path.is_file()}
-    code, output = tiny.finish(run(home, "straight"))
+@pytest.mark.faults(row=48, fault="a finished run is started again", expected="exit 0 at once, nothing rewritten")
+def test_a_finished_run_started_again_ends_at_once_and_rewrites_nothing(home: Home) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (home.folder / "straight").rglob("*") if path.is_file()}
+    code, output = tiny.finish(home.run("straight"))
     assert code == 0 and "is finished" in output, output
-    after = {path: path.stat().st_mtime_ns for path in (home / "straight").rglob("*") if path.is_file()}
+    after = {path: path.stat().st_mtime_ns for path in (home.folder / "straight").rglob("*") if path.is_file()}
     assert {p: t for p, t in after.items() if p.name != "run.lock"} == {
         p: t for p, t in before.items() if p.name != "run.lock"}
 
 
 @pytest.mark.faults(row=1, fault="kill -9 between two saves", expected="resumes bit for bit, each log line once")
-def test_kill_9_at_some_step_and_resume_is_bitwise(home: Path, recovery: Callable[[float], None]) -> None:
-    process = run(home, "killed")
-    tiny.wait_for_step(home / "killed", 23, process)
-    process.kill()
-    process.communicate()
-    recovery(check_resumed(home, "killed"))
+@pytest.mark.faults(row=2, fault="kill -9 in an asynchronous save", expected="the step before is restored, bit for bit")
+@pytest.mark.faults(row=5, fault="SIGTERM of one process with a worker", expected="saves, exit 0, resumes bit for bit")
+def test_a_run_stopped_in_every_way_ends_bitwise_as_one_left_alone(
+    home: Home, recovery: Callable[[float], None]
+) -> None:
+    name = "stopped"
+    process = home.run(name)
+    tiny.wait_for_step(home.folder / name, 13, process)
+    interrupted.kill(process)
+
+    process, seconds = home.go_on(name, data__workers=1)
+    recovery(seconds)
+    home.check_lines(name, until=13)
+    assert home.stop(process, name, signal.SIGTERM) >= 13
+
+    process, seconds = home.go_on(name)
+    recovery(seconds)
+    home.check_lines(name, until=14)
+    interrupted.wait_until(lambda: interrupted.saving(home.checkpoints(name)), process, "further save")
+    interrupted.kill(process)
+
+    process, seconds = home.go_on(name)
+    recovery(seconds)
+    assert "resumed" in home.check_end(name, process)
+    assert not [path.name for path in home.checkpoints(name).iterdir() if not path.name.isdecimal()]
 
 
-def test_sigterm_saves_and_resume_is_bitwise(home: Path) -> None:
-    process = run(home, "terminated")
-    tiny.wait_for_step(home / "terminated", 17, process)
-    process.send_signal(signal.SIGTERM)
-    code, output = tiny.finish(process)
-    assert code == 0 and "preempted at step" in output, output
-    saved = int(output.rsplit("preempted at step", 1)[1].split()[0])
-    assert saved >= 17 and (home / "terminated" / "checkpoints" / str(saved) / "digests.json").exists()
-    check_resumed(home, "terminated")
-
-
-def test_ctrl_c_with_workers_and_resume_is_bitwise(home: Path) -> None:
-    process = run(home, "interrupted", data__workers=1)
-    tiny.wait_for_step(home / "interrupted", 5, process)  # 3 steps an epoch: the second one
-    process.send_signal(signal.SIGINT)
-    code, output = tiny.finish(process)
-    assert code == 0 and "preempted at step" in output, output
-    check_resumed(home, "interrupted", data__workers=2)
-
-
-def test_kill_9_inside_a_save_and_resume_is_bitwise(home: Path) -> None:
-    process = run(home, "save", checkpoint__every=15)
-    checkpoints, deadline = home / "save" / "checkpoints", time.monotonic() + 240
-    tiny.wait_for_step(home / "save", 15, process)
-    while not ((checkpoints / "15" / "digests.json").exists() and any("tmp" in p.name for p in checkpoints.iterdir())):
-        assert process.poll() is None and time.monotonic() < deadline, "no second save was seen"
-    process.kill()
-    process.communicate()
-    check_resumed(home, "save", checkpoint__every=15)
-
-
-def test_another_config_in_the_same_directory_is_refused_with_the_difference(home: Path) -> None:
-    code, output = tiny.finish(run(home, "straight", optim__lr=0.5))
+@pytest.mark.faults(row=17, fault="another config in the same run directory", expected="exit 2 with the difference")
+def test_another_config_in_the_same_directory_is_refused_with_the_difference(home: Home) -> None:
+    code, output = tiny.finish(home.run("straight", optim__lr=0.5))
     assert code == 2 and "optim.lr" in output and output.strip().count("\n") == 0, output
 
 
-def test_a_batch_of_nothing_finite_ends_with_exit_code_3(home: Path) -> None:
-    words = tiny.arguments(home / "text", home / "pictures", home / "wild", optim__lr=1e30, loss__logit_scale_init=80.0,
-                           loss__logit_scale_max=0.0, log__every=10, total_steps=30)
-    code, output = tiny.finish(tiny.start(words, home / "cache"))
+def test_a_batch_of_nothing_finite_ends_with_exit_code_3(home: Home) -> None:
+    code, output = tiny.finish(home.run("wild", optim__lr=1e30, loss__logit_scale_init=80.0, loss__logit_scale_max=0.0,
+                                        log__every=10, total_steps=30))
     assert code == 3 and "--skip_batches" in output, output

@@ -150,6 +150,8 @@ def hold(lock: Path) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.faults(row=20, fault="the lock of a live process, then of a killed one",
+                    expected="refused with its number, exit 2; taken over with a line")
 def test_live_run_is_refused_and_a_killed_one_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     process = hold(tmp_path / "run.lock")
     with pytest.raises(ConfigError, match=f"process {process.pid} on") as caught:
@@ -167,6 +169,7 @@ def test_same_process_is_refused_too(tmp_path: Path) -> None:
     opened(tmp_path).close()
 
 
+@pytest.mark.faults(row=20, fault="the lock of another machine", expected="refused while its heartbeat moves")
 def test_lock_of_another_machine_counts_while_its_heartbeat_moves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lit_tune.data.captions import token_caption_id
-from lit_tune.errors import ConfigError
+from lit_tune.errors import ConfigError, DataError
 from lit_tune.text import cache_part
 from lit_tune.text.cache import TextCache
 from lit_tune.text.cache_build import open_or_build
@@ -177,7 +177,7 @@ def test_a_pickled_cache_maps_the_files_again(tmp_path: Path) -> None:
 
 
 def test_no_captions_and_a_source_that_stops_early_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected captions, found none"):
+    with pytest.raises(DataError, match="expected captions, found not one"):
         open_or_build(Source([]), Encoder(), tmp_path / "cache")
 
     class Short(Source):

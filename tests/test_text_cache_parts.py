@@ -14,7 +14,7 @@ from test_text_cache import SETS, Encoder, Source, direct
 
 from lit_tune import cli
 from lit_tune.data.sample import BadSample
-from lit_tune.errors import ConfigError
+from lit_tune.errors import ConfigError, DataError
 from lit_tune.text.cache import TextCache
 from lit_tune.text.cache_build import build_share, open_or_build
 
@@ -160,7 +160,7 @@ def test_samples_without_a_caption_have_none_in_parts_either(tmp_path: Path) -> 
     cache = open_or_build(Gaps(sets), Encoder(), tmp_path / "cache", part=2)  # two parts hold nothing at all
     assert [cache.captions(i) for i in range(len(cache))] == [len(captions) for captions in sets]
     np.testing.assert_allclose(cache.vector(5, 0), direct("dog"), atol=1e-7)
-    with pytest.raises(ConfigError, match="expected captions, found none"):
+    with pytest.raises(DataError, match="expected captions, found not one"):
         open_or_build(Gaps([(), (), ()]), Encoder(), tmp_path / "none", part=2)
 
 

@@ -84,13 +84,14 @@ def arguments(text: Path, pictures: Path, workdir: Path, **changes: Any) -> list
     return ["--config=quickstart", f"--workdir={workdir}"] + [f"--config.{k}={v}" for k, v in settings.items()]
 
 
-def start(arguments: list[str], cache: Path, *, devices: int = 1, inside: Sequence[str] = (),
-          **environment: str) -> subprocess.Popen:
-    """`python -m lit_tune.train` in a process of its own, started by the words `inside`; its output is in `.stdout`."""
+def start(arguments: list[str], cache: Path, *, devices: int = 1, folder: Path = Path(__file__).parent.parent,
+          inside: Sequence[str] = (), **environment: str) -> subprocess.Popen:
+    """`python -m lit_tune.train` in a process of its own, started in a folder, by the words `inside`; its output is in
+    `.stdout` as text."""
     variables = os.environ | {"LIT_TUNE_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
                               "XLA_FLAGS": simulated.flags(devices), **environment}
     return subprocess.Popen([*inside, sys.executable, "-m", "lit_tune.train", *arguments], env=variables, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parent.parent)
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder)
 
 
 def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str]:

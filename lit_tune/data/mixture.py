@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from lit_tune.data import subset
-from lit_tune.data.sample import Sample, Source, uid_of
+from lit_tune.data.sample import Sample, Source, shard_digests, uid_of
 from lit_tune.data.sources import open_source
 from lit_tune.errors import ConfigError, explain
 
@@ -78,6 +78,10 @@ class MixedSource:
         part, place = self._find(i)
         shard, key = part.describe(place)
         return f"{part.spec}: {shard}", key
+
+    def shard_digests(self) -> list[tuple[str, str]]:
+        """(name, sha256) of the shards of all parts, in order."""
+        return [pair for part in self.parts for pair in shard_digests(part)]
 
     def _find(self, i: int) -> tuple[Source, int]:
         """The part that holds pair `i` and the pair's number there."""

@@ -63,6 +63,10 @@ class PairFiles(ABC, Generic[Opened]):
         self.fingerprint = digest.hexdigest()
         self._forget()
 
+    def shard_digests(self) -> list[tuple[str, str]]:
+        """(name, hex sha256) of each file, in order."""
+        return [(file.path.name, file.sha256) for file in self.files]
+
     def _forget(self) -> None:
         """Start without open files."""
         self._opened: OrderedDict[int, Opened] = OrderedDict()

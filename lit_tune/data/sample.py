@@ -87,6 +87,20 @@ class Indexed(Protocol):
         ...
 
 
+@runtime_checkable
+class Sharded(Protocol):
+    """A source over several files."""
+
+    def shard_digests(self) -> list[tuple[str, str]]:
+        """(name, hex sha256) of each file, in order."""
+        ...
+
+
+def shard_digests(source: Source) -> list[tuple[str, str]]:
+    """(name, hex sha256) of the files of a source, in order; [] where it is not made of such."""
+    return source.shard_digests() if isinstance(source, Sharded) else []
+
+
 def uid_of(source: Source, i: int) -> str:
     """The uid of sample `i`: of the index, else of its other fields; "" where it has none."""
     known = source.uid(i) if isinstance(source, Indexed) else ""

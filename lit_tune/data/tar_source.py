@@ -215,6 +215,10 @@ class TarSource:
         starts = [0, *self._ends[:-1]]
         return [(path, end - start) for path, start, end in zip(self.shards, starts, self._ends, strict=True)]
 
+    def shard_digests(self) -> list[tuple[str, str]]:
+        """(name, hex sha256) of each shard, in order; with a uid list the digest is of the rows in use too."""
+        return [(path.name, "-".join(filter(None, own))) for path, own in zip(self.shards, self._sha256, strict=True)]
+
     def pieces(self, start: int, stop: int) -> list[Piece]:
         """Where pairs `start` to `stop` - 1 lie, shard by shard."""
         out, number = [], bisect.bisect_right(self._ends, start)

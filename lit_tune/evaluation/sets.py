@@ -22,6 +22,7 @@ Picture = Callable[[bytes], np.ndarray]  # an encoded picture -> uint8 (h, w, 3)
 FLOOR_PICTURES = 20_000  # training pictures at most that the pixel floor looks at, the first of the index
 NEIGHBOURS = 20  # of them whose captions it averages, where the test's things were never drawn for training
 MOST_CAPTIONS = 5_000  # distinct ones of a set up to which its pixel floor ranks all of them (a table of that width)
+MISSING = 1.0  # share of the training shards that may be gone here: training has told of those
 SHOWN = 8  # queries on the page
 
 
@@ -126,9 +127,10 @@ def _training_thumbnails(config: ConfigDict, embed_text: EmbedText, train: Sourc
     """Thumbnails and caption vectors of the first training pictures, undecodable ones left out; None if all are."""
     count = min(FLOOR_PICTURES, len(train))
     try:  # captions as the evaluation words them, where the training data has those
-        captioned = open_train(config.data, caption_field=config.eval.caption_field, max_samples=count)
+        captioned = open_train(config.data, caption_field=config.eval.caption_field, max_samples=count,
+                               allow_missing=MISSING)
     except errors.LitTuneError:
-        captioned = open_train(config.data, max_samples=count)
+        captioned = open_train(config.data, max_samples=count, allow_missing=MISSING)
     rows, thumbs = [], []
     for row in range(len(captioned)):
         with contextlib.suppress(BadSample):  # counted where it matters, in training

@@ -17,11 +17,11 @@ import numpy as np
 from lit_tune import fetch
 from lit_tune.data.captions import caption_id
 from lit_tune.data.sample import Source, uid_of
-from lit_tune.errors import ConfigError, DataError, explain
+from lit_tune.errors import DataError, explain
 from lit_tune.text import cache_storage
 from lit_tune.text.cache import VECTORS, TextCache
 from lit_tune.text.cache_identity import data_identity, usable
-from lit_tune.text.cache_writing import save_arrays, write_info
+from lit_tune.text.cache_writing import no_captions, save_arrays, write_info
 from lit_tune.text.vector_table import VectorTable
 from lit_tune.text.weights import sha256_of
 
@@ -139,7 +139,7 @@ def _look_up(names: list[str], keys: np.ndarray, order: np.ndarray) -> list[int]
 
 
 def _check_missing(source: Source, table: VectorTable, found: Match, allow_missing: float) -> None:
-    """DataError where too many samples have no vector; ConfigError where none has one."""
+    """DataError where too many samples have no vector; also where none has one."""
     names = ", ".join("/".join(source.describe(i)) for i in found.first)
     if found.missing > allow_missing * len(source):
         raise DataError(explain(f"--from {table.path}", expected=f"a vector for each {table.match} of {len(source):,} "
@@ -147,7 +147,7 @@ def _check_missing(source: Source, table: VectorTable, found: Match, allow_missi
                                 found=f"{found.missing:,} samples without (such as {names})",
                                 do="add them, choose another --match, or raise --allow_missing"))  # fmt: skip
     if not len(found.rows):
-        raise ConfigError(explain("text cache", expected="captions", found="none", do="check config.data.train"))
+        raise no_captions(len(source))
 
 
 def _renumber(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

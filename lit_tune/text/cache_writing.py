@@ -11,9 +11,15 @@ from typing import Any
 import numpy as np
 
 from lit_tune import __version__
-from lit_tune.errors import ConfigError, explain
+from lit_tune.errors import DataError, explain
 from lit_tune.text.cache import FORMAT
 from lit_tune.text.weights import sha256_of
+
+
+def no_captions(samples: int) -> DataError:
+    """The error for data without a single caption."""
+    return DataError(explain("config.data.train", expected="captions", found=f"not one usable in {samples:,} samples",
+                             do="check config.data.caption_field and look with `lit-tune data inspect`"))
 
 
 def save_arrays(folder: Path, rows: np.ndarray, offsets: np.ndarray, caption_ids: np.ndarray) -> None:
@@ -41,14 +47,14 @@ def write_info(
         known: `file_facts` by name of files that need not be read again.
 
     Raises:
-        ConfigError: there is no caption at all.
+        DataError: there is no caption at all.
     """
     shapes = [np.load(folder / name, mmap_mode="r").shape for name in vectors]
     counts = {"samples": len(np.load(folder / "offsets.npy", mmap_mode="r")) - 1,
               "captions": len(np.load(folder / "rows.npy", mmap_mode="r")),
               "unique": sum(rows for rows, _ in shapes), "dim": shapes[0][1], "missing": missing}  # fmt: skip
     if not counts["captions"]:
-        raise ConfigError(explain("text cache", expected="captions", found="none", do="check config.data.train"))
+        raise no_captions(counts["samples"])
     names = [*vectors, "rows.npy", "offsets.npy", "caption_ids.npy"]
     files = {name: known[name] if name in known else file_facts(folder / name) for name in names}
     info = {"format": FORMAT, "version": __version__, **want, "counts": counts, "vectors": list(vectors),
