@@ -47,7 +47,7 @@ class RunDir:
         self.config_hash = page["hash"]
         self._total_steps = page["config"]["total_steps"]
         self._lock = lock
-        self._rejected: set[str] | None = None
+        self._held: dict[str, set[str]] = {}  # lines that are in a file, by its name
 
     @classmethod
     def open(
@@ -98,12 +98,21 @@ class RunDir:
 
     def quarantine(self, rejected: Iterable[Mapping[str, Any]]) -> None:
         """Append rejected samples (shard, key, kind, ...) to quarantine.jsonl, each one once in the run's life."""
-        file = self.path / "quarantine.jsonl"
-        if self._rejected is None:
-            self._rejected = {_line(one) for one in read_lines(file)}
-        lines = dict.fromkeys(_line(one) for one in rejected)
-        new = [line for line in lines if line not in self._rejected]
-        self._rejected.update(new)
+        self._append_once("quarantine.jsonl", rejected)
+
+    def bad_batches(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Append batches (step, kind, loss, samples, ...) to bad_batches.jsonl, on process 0, each one once."""
+        if process_index() == 0:
+            self._append_once("bad_batches.jsonl", batches)
+
+    def _append_once(self, name: str, objects: Iterable[Mapping[str, Any]]) -> None:
+        """Append objects to a file of lines, those apart that it holds already: steps may be done again."""
+        file = self.path / name
+        if name not in self._held:
+            self._held[name] = {_line(one) for one in read_lines(file)}
+        lines = dict.fromkeys(_line(one) for one in objects)
+        new = [line for line in lines if line not in self._held[name]]
+        self._held[name].update(new)
         append_lines(file, new)
 
     def write_eval(self, step: int, evals: Mapping[str, Any]) -> None:
@@ -126,7 +135,7 @@ class RunDir:
 
     def sync(self) -> None:
         """Force the line files to disk; after a checkpoint, so that they are never behind it."""
-        for name in ("metrics.jsonl", "quarantine.jsonl") if process_index() == 0 else ():
+        for name in ("metrics.jsonl", "quarantine.jsonl", "bad_batches.jsonl") if process_index() == 0 else ():
             sync(self.path / name)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A closer look at a run on the steps that are logged: block statistics, arithmetic, numbers that went wrong."""
+"""A closer look at a run on the steps that are logged: block statistics, and what grows."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -81,20 +81,3 @@ class Growth:
                     name.removeprefix("train/"), expected=f"at most {limit:.4g} (it began at {first:.4g})",
                     found=f"{value:.4g}", do="if the run gets worse, lower config.optim.lr or lengthen warmup_steps"))
         return warnings
-
-
-def check_numbers(step: int, skipped: float, steps: int) -> None:
-    """Nothing, unless every one of the last steps was skipped.
-
-    Args:
-        step: steps trained so far.
-        skipped: how many of the last `steps` were skipped.
-        steps: how many steps to look back.
-
-    Raises:
-        NumbersError: all of at least three steps were skipped.
-    """
-    if steps >= 3 and skipped >= steps:
-        raise errors.NumbersError(errors.explain(
-            f"steps {step - steps} to {step - 1}", expected="finite loss and gradients", found="none of them finite",
-            do=f"lower config.optim.lr, or leave the batches out with --skip_batches={step - steps}:{step}"))

@@ -128,10 +128,3 @@ def test_kill_9_inside_a_save_and_resume_is_bitwise(home: Path) -> None:
 def test_another_config_in_the_same_directory_is_refused_with_the_difference(home: Path) -> None:
     code, output = tiny.finish(run(home, "straight", optim__lr=0.5))
     assert code == 2 and "optim.lr" in output and output.strip().count("\n") == 0, output
-
-
-def test_a_batch_of_nothing_finite_ends_with_exit_code_3(home: Path) -> None:
-    words = tiny.arguments(home / "text", home / "pictures", home / "wild", optim__lr=1e30, loss__logit_scale_init=80.0,
-                           loss__logit_scale_max=0.0, log__every=10, total_steps=30)
-    code, output = tiny.finish(tiny.start(words, home / "cache"))
-    assert code == 3 and "--skip_batches" in output, output

@@ -1,0 +1,139 @@
+"""Steps that are skipped: counted, their samples written down, the end of a run that meets too many of them."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lit_tune import errors
+from lit_tune.bad_steps import BadSteps
+from lit_tune.checkpoint import Checkpointer
+from lit_tune.data.order import PlainOrder
+from lit_tune.tower import read_state
+from lit_tune.tree import flatten
+
+
+def watcher(lines: list[dict[str, Any]], saved: dict[str, Any] | None = None, skipped: float = 0.0,
+            by_hand: tuple[int, int] | None = None) -> BadSteps:
+    """Of a run whose batches are named after their step."""
+    return BadSteps(skipped=skipped, by_hand=by_hand, samples=lambda step: {"shard": [f"of-{step}"]},
+                    write=lines.extend, saved=saved)
+
+
+def feed(numbers: BadSteps, start: int, stop: int, bad: set[int], skipped: float = 0.0) -> float:
+    """Steps start to stop - 1, those in `bad` skipped; the count of skipped steps after them. Stops at the error."""
+    for step in range(start, stop):
+        skipped += step in bad
+        values = {"loss": np.nan if step in bad else 1, "grad_norm": 1, "skipped_steps": skipped}
+        numbers.started(step, {name: jnp.float32(value) for name, value in values.items()})
+        numbers.check()
+    numbers.settle(stop)
+    numbers.check()
+    return skipped
+
+
+def test_three_in_a_row_end_a_run_and_two_do_not() -> None:
+    lines = []
+    feed(watcher(lines), 0, 40, {5, 6, 8, 9, 20})
+    assert [line["step"] for line in lines] == [5, 6, 8, 9, 20]
+    with pytest.raises(errors.NumbersError, match=r"steps 5 to 7: .*3 in a row.*shard/of-7.*--skip_batches=5:8"):
+        feed(watcher([]), 0, 40, {5, 6, 7})
+
+
+def test_twenty_within_a_thousand_end_a_run_and_nineteen_do_not() -> None:
+    feed(watcher([]), 0, 1200, set(range(0, 1200, 53)))  # 23 in all, 19 within any 1,000
+    with pytest.raises(errors.NumbersError, match=r"steps 0 to 950: .*20 within 1,000 steps.*--skip_batches=0:951"):
+        feed(watcher([]), 0, 1200, set(range(0, 1200, 50)))
+
+
+@pytest.mark.parametrize("cut", [6, 7, 500])
+def test_counts_go_on_after_a_restart(cut: int) -> None:
+    bad = {6, 7, 8} if cut < 100 else set(range(0, 960, 50))
+    first = watcher([])
+    skipped = feed(first, 0, cut, bad)
+    saved = json.loads(json.dumps(first.record()))  # as a checkpoint keeps it
+    with pytest.raises(errors.NumbersError):
+        feed(watcher([], saved, skipped), cut, 1000, bad, skipped)
+
+
+def test_steps_skipped_by_hand_do_not_count_also_where_they_counted_before() -> None:
+    lines = []
+    feed(watcher(lines, by_hand=(5, 30)), 0, 40, set(range(5, 32)))
+    assert [line["step"] for line in lines] == [30, 31]
+    saved = {"skipped": [5, 6], "in_a_row": 2}
+    feed(watcher([], saved, 2.0, by_hand=(5, 8)), 7, 40, {7, 8, 9}, 2.0)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the text tower and the pictures."""
+    home = tmp_path_factory.mktemp("numbers")
+    tiny.text_folder(home / "text")
+    tiny.picture_folder(home / "pictures")
+    return home
+
+
+def run(home: Path, name: str, *words: str, **changes: object) -> tuple[int, str]:
+    """(exit code, output) of a run in a folder `name`."""
+    settings = {"eval__sets": (), "checkpoint__every": 10, "total_steps": 30} | changes
+    return tiny.finish(tiny.start(
+        tiny.arguments(home / "text", home / "pictures", home / name, **settings) + list(words), home / "cache"))
+
+
+def weights(folder: Path, step: int) -> dict[str, np.ndarray]:
+    """The whole state of a checkpoint, by name."""
+    return {name: np.asarray(leaf) for name, leaf in flatten(read_state(folder, step)[0]).items()}
+
+
+def samples(line: dict[str, Any]) -> set[str]:
+    """The keys of a line of bad_batches.jsonl."""
+    return {key for keys in line["samples"].values() for key in keys}
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The objects of a file of lines."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.faults(row=27, fault="a batch whose loss is NaN", expected="that step changes no weight, no moment and no "
+                    "count of Adam's; counted, its samples in bad_batches.jsonl; the run goes on")
+def test_one_nan_is_skipped_and_the_run_goes_on(home: Path, recovery: Callable[[float], None]) -> None:
+    started = time.monotonic()
+    code, output = run(home, "one", "--debug_fault=nan@10", total_steps=11, checkpoint__every=5)
+    assert code == 0, output
+    before, after = weights(home / "one", 10), weights(home / "one", 11)
+    assert {name for name in after if not np.array_equal(before[name], after[name])} == {"step", "skipped"}
+    assert after["opt_state/0/count"] == 10 and after["skipped"] == 1
+    assert all(np.isfinite(leaf).all() for leaf in after.values())
+    last = [line for line in tiny.lines(home / "one") if line["kind"] == "train"][-1]
+    assert (last["step"], last["train/loss"], last["train/skipped_steps"]) == (11, "nan", 1)
+    (line,) = read(home / "one" / "bad_batches.jsonl")
+    assert (line["step"], line["kind"], line["loss"]) == (10, "skipped", "nan")
+    names = [row.split(",")[0] for row in (home / "pictures" / "captions.csv").read_text().splitlines()[1:]]
+    planned = PlainOrder(n=24, seed=0, global_batch=8).planned_ids(10)
+    assert samples(line) == {names[index] for index in planned} and len(samples(line)) == 8
+    recovery(time.monotonic() - started)
+
+
+@pytest.mark.faults(row=28, fault="NaN for ever", expected="exit code 3 after three such steps, whatever log.every: "
+                    "steps, samples and --skip_batches named; the last checkpoint is finite")
+def test_nan_for_ever_ends_the_run_after_three_steps(home: Path, recovery: Callable[[float], None]) -> None:
+    started = time.monotonic()
+    code, output = run(home, "ever", optim__lr=1e37, loss__logit_scale_max=0.0, log__every=1000, checkpoint__every=1)
+    recovery(time.monotonic() - started)
+    assert code == 3 and "--skip_batches" in output, output
+    bad = read(home / "ever" / "bad_batches.jsonl")
+    steps = [line["step"] for line in bad]
+    assert steps == list(range(steps[0], steps[0] + len(steps))) and 3 <= len(steps) <= 4, steps
+    assert f"steps {steps[0]} to {steps[-1]}: " in output and f"--skip_batches={steps[0]}:{steps[-1] + 1}" in output
+    assert any(name in output for name in samples(bad[-1])), output
+    with Checkpointer(home / "ever" / "checkpoints", keep=1, read_only=True) as checkpoints:
+        saved = checkpoints.steps()
+    assert saved
+    assert all(np.isfinite(leaf).all() for step in saved for leaf in weights(home / "ever", step).values())
