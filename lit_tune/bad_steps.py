@@ -1,8 +1,9 @@
 """Numbers that went wrong: each step's loss and gradient norm, looked at when they are there anyway.
 
 The step itself leaves out an update whose loss or gradient is not finite (step.py). Here such steps are counted, their
-samples written down, and a run that meets too many of them ends. Nothing waits for the devices beyond what the loop
-waits for: a step's numbers are read when AHEAD later ones were started, or when its log line is written.
+samples written down, and a run that meets too many of them ends; spikes are counted, written down and told of. Nothing
+waits for the devices beyond what the loop waits for: a step's numbers are read when AHEAD later ones were started, or
+when its log line is written.
 """
 
 from collections import deque
@@ -12,9 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lit_tune import errors
+from lit_tune import console, errors
 from lit_tune.data.order import Order
 from lit_tune.data.sample import Source
+from lit_tune.spikes import Spikes
 
 AHEAD = 2  # steps given to the devices before the first of them is done: they never wait for the next
 IN_A_ROW = 3  # skipped steps one after the other that end a run: that is no single bad batch
@@ -56,6 +58,7 @@ class BadSteps:
         self._write = write
         self._started: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self._skipped = deque(step for step in (saved["skipped"] if saved else ()) if step not in self._by_hand)
+        self._spikes = Spikes(saved["spikes"] if saved else None)
         self._error: errors.NumbersError | None = None
         self._in_a_row = saved["in_a_row"] if saved else 0
         if saved and self._skipped != deque(saved["skipped"]):
@@ -83,7 +86,11 @@ class BadSteps:
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint has to carry, so that a restart counts on."""
-        return {"skipped": list(self._skipped), "in_a_row": self._in_a_row}
+        return {"skipped": list(self._skipped), "in_a_row": self._in_a_row, "spikes": self._spikes.record()}
+
+    def metrics(self) -> dict[str, int]:
+        """{"train/loss_spikes"}: of the run so far."""
+        return {"train/loss_spikes": self._spikes.count}
 
     def _look(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Judge a step by its numbers."""
@@ -92,14 +99,32 @@ class BadSteps:
         skipped, self._count = numbers.skipped > self._count, numbers.skipped
         if step in self._by_hand:
             return
+        self._look_for_spikes(step, numbers)
         self._in_a_row = self._in_a_row + 1 if skipped else 0
-        if not skipped:
+        if skipped:
+            self._count_skipped(step, numbers)
+
+    def _look_for_spikes(self, step: int, numbers: Numbers) -> None:
+        """Tell of a spike that begins at a step."""
+        if not np.isfinite([numbers.loss, numbers.grad_norm]).all():
             return
+        if found := self._spikes.look({"loss": numbers.loss, "grad_norm": numbers.grad_norm}):
+            console.warn(f"step {step}: a spike: {found}; its samples are in {FILE}; if the loss does not come back, "
+                         f"start from a checkpoint before it with --skip_batches={step}:{step + 1} "
+                         "(docs/reliability.md)")
+            self._write_down(step, "spike", numbers)
+
+    def _write_down(self, step: int, kind: str, numbers: Numbers) -> None:
+        """A line about a batch."""
+        self._write([{"step": step, "kind": kind, "loss": str(numbers.loss), "grad_norm": str(numbers.grad_norm),
+                      "samples": self._samples(step)}])  # fmt: skip
+
+    def _count_skipped(self, step: int, numbers: Numbers) -> None:
+        """One more step that was skipped, and not by hand."""
         while self._skipped and self._skipped[0] <= step - WINDOW:
             self._skipped.popleft()
         self._skipped.append(step)
-        self._write([{"step": step, "kind": "skipped", "loss": str(numbers.loss), "grad_norm": str(numbers.grad_norm),
-                      "samples": self._samples(step)}])  # fmt: skip
+        self._write_down(step, "skipped", numbers)
         if self._in_a_row >= IN_A_ROW:
             self._error = self._too_many(f"{self._in_a_row} in a row", list(self._skipped)[-self._in_a_row :], numbers)
         elif len(self._skipped) >= IN_WINDOW:
@@ -111,8 +136,7 @@ class BadSteps:
         names = [f"{shard}/{key}" for shard, keys in shards.items() for key in keys[:SHOWN]][:SHOWN]
         return errors.NumbersError(errors.explain(
             f"steps {steps[0]} to {steps[-1]}",
-            expected=f"a finite loss and gradient, or fewer than {IN_A_ROW} skipped steps in a row and {IN_WINDOW} "
-                     f"within {WINDOW:,}",
+            expected=f"fewer than {IN_A_ROW} skipped steps in a row, and than {IN_WINDOW} within {WINDOW:,}",
             found=f"{found} (step {steps[-1]}: loss {numbers.loss:.4g}, gradient norm {numbers.grad_norm:.4g}, samples "
                   f"{', '.join(names)}...; all of them are in {FILE})",
             do=f"leave them out with --skip_batches={steps[0]}:{steps[-1] + 1}, or lower config.optim.lr in a new "

@@ -57,8 +57,8 @@ def fault(text: str) -> tuple[str, int, int | None]:
     """(kind, step, process or None for all) of "KIND@STEP[:PROCESS]"."""
     kind, _, place = text.partition("@")
     step, _, process = place.partition(":")
-    if kind != "nan" or process:
-        raise ValueError("only nan@STEP, on all processes, is a kind of fault")
+    if kind not in ("nan", "spike") or process:
+        raise ValueError("only nan@STEP and spike@STEP, on all processes, are kinds of fault")
     return kind, whole(step), None
 
 

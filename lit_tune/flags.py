@@ -47,7 +47,7 @@ class TrainFlags:
     skip_batches: tuple[int, int] | None = flag("steps A to B - 1 run as skipped", read=step_range, form="A:B")
     preempted_exit_code: int = flag("exit code after being told to stop, once saved", 0, read=whole, form="N")
     debug_fault: tuple[str, int, int | None] | None = flag(
-        "make a fault on purpose: nan", read=fault, form="KIND@STEP[:PROCESS]")
+        "make a fault on purpose: nan, spike", read=fault, form="KIND@STEP[:PROCESS]")
     max_samples: int | None = flag("use only the first N pairs of the training data", read=positive, form="N")
     allow_missing: float = flag("share of the shards that may be missing or damaged; they are left out", 0.0,
                                 read=share, form="SHARE")

@@ -117,8 +117,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
         if order.fingerprint:  # computed on each machine; one may take much longer than another
             distributed.agree({"groups of captions": order.fingerprint}, timeout=ORDER_S)
         evaluations = evaluation.prepare(config, mesh, text.encoder, source)
-        nan_at = flags.debug_fault[1] if flags.debug_fault else -1  # nan is the only kind; it takes all processes
-        built = build_step(config, mesh, skip_batches=flags.skip_batches or (0, 0), nan_at=nan_at)
+        built = build_step(config, mesh, skip_batches=flags.skip_batches or (0, 0), fault=flags.debug_fault)
         meta = {"config": config_lib.resolved(config), "config_hash": directory.config_hash, "data": facts,
                 "order": order.fingerprint, "vision_tower": description.of_run(config),
                 "text_tower": text.encoder.description}
@@ -243,7 +242,7 @@ def write_line(run: Run, writer: MetricWriter, clock: Throughput) -> None:
                   for name, value in jax.device_get(line.metrics | line.shape | line.block_stats).items()}
     for warning in run.growth.look(values) if run.growth and line.block_stats else ():
         console.warn(f"step {step}: {warning}")
-    values |= line.data | {
+    values |= line.data | run.numbers.metrics() | {
         **run.goodput.shares(), "perf/cpu_s": time.process_time() - run.cpu_start,
         **clock.rates(step, run.batches.take_wait(), run.elsewhere())}
     writer.write(step, "train", values)

@@ -1,6 +1,7 @@
 """Steps that are skipped: counted, their samples written down, the end of a run that meets too many of them."""
 
 import json
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from lit_tune import errors
 from lit_tune.bad_steps import BadSteps
 from lit_tune.checkpoint import Checkpointer
 from lit_tune.data.order import PlainOrder
+from lit_tune.spikes import Spikes, limit_of
 from lit_tune.tower import read_state
 from lit_tune.tree import flatten
 
@@ -66,8 +68,44 @@ def test_steps_skipped_by_hand_do_not_count_also_where_they_counted_before() -> 
     lines = []
     feed(watcher(lines, by_hand=(5, 30)), 0, 40, set(range(5, 32)))
     assert [line["step"] for line in lines] == [30, 31]
-    saved = {"skipped": [5, 6], "in_a_row": 2}
+    saved = watcher([]).record() | {"skipped": [5, 6], "in_a_row": 2}
     feed(watcher([], saved, 2.0, by_hand=(5, 8)), 7, 40, {7, 8, 9}, 2.0)
+
+
+def level(steps: int) -> np.ndarray:
+    """A loss that falls with noise, as training losses do."""
+    return 3 * np.exp(-np.arange(steps) / 200) + 1 + np.random.default_rng(3).normal(0, 0.1, steps)
+
+
+def spikes_of(values: np.ndarray, spikes: Spikes) -> list[int]:
+    """The steps at which spikes of a loss begin; the gradient norm stays."""
+    return [step for step, loss in enumerate(values) if spikes.look({"loss": float(loss), "grad_norm": 1.0})]
+
+
+def test_noise_is_no_spike_and_each_spike_is_told_of_once() -> None:
+    values = level(600)
+    assert spikes_of(values, Spikes(None)) == []
+    values[[10, 300, 301, 302, 500]] = 40.0  # at 10 there is no level yet
+    assert spikes_of(values, Spikes(None)) == [300, 500]
+    values[400:] += 20  # stays: a spike that ends when it is the level
+    assert spikes_of(values, spikes := Spikes(None)) == [300, 400, 500] and spikes.count == 3
+
+
+def test_the_limit_is_ten_deviations_above_the_median_and_a_share_of_it_at_least() -> None:
+    recent = level(128)
+    median = statistics.median(recent)
+    deviation = 1.4826 * statistics.median(abs(value - median) for value in recent)
+    assert limit_of(recent, 1.25) == pytest.approx(median + 10 * deviation)
+    assert limit_of(np.full(128, 2.0), 1.25) == 2.5
+
+
+def test_spikes_go_on_after_a_restart_as_if_there_had_been_none() -> None:
+    values = level(600)
+    values[[300, 301, 302, 500]] = 40.0
+    first = Spikes(None)
+    found = spikes_of(values[:301], first)
+    second = Spikes(json.loads(json.dumps(first.record())))
+    assert found + [301 + step for step in spikes_of(values[301:], second)] == [300, 500] and second.count == 2
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +175,21 @@ def test_nan_for_ever_ends_the_run_after_three_steps(home: Path, recovery: Calla
         saved = checkpoints.steps()
     assert saved
     assert all(np.isfinite(leaf).all() for step in saved for leaf in weights(home / "ever", step).values())
+
+
+@pytest.mark.faults(row=29, fault="a batch whose loss and gradient are 1,000 times too large", expected="told of once, "
+                    "counted, its samples in bad_batches.jsonl; clipped, or with optim.skip_spikes no weight changes")
+def test_a_spike_is_told_of_and_skipped_where_asked_for(home: Path, recovery: Callable[[float], None]) -> None:
+    started = time.monotonic()
+    code, output = run(home, "spike", "--debug_fault=spike@40", total_steps=42, checkpoint__every=41,
+                       optim__skip_spikes=10.0, checkpoint__keep=3)
+    recovery(time.monotonic() - started)
+    assert code == 0 and output.count("a spike") == 1 and "--skip_batches=40:41" in output, output
+    log = {line["step"]: line for line in tiny.lines(home / "spike") if line["kind"] == "train"}
+    assert [log[step]["train/loss_spikes"] for step in (40, 41, 42)] == [0, 1, 1]
+    assert [log[step]["train/skipped_steps"] for step in (40, 41, 42)] == [0, 1, 1]
+    kinds = [(line["step"], line["kind"]) for line in read(home / "spike" / "bad_batches.jsonl")]
+    assert kinds == [(40, "spike"), (40, "skipped")]
+    state = weights(home / "spike", 41)
+    assert state["opt_state/0/count"] == 40 and log[41]["train/grad_norm"] not in state["norms"].tolist()
+    assert state["norms"][-1] == np.float32(log[40]["train/grad_norm"])
