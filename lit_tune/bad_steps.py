@@ -17,6 +17,7 @@ from lit_tune import console, errors
 from lit_tune.data.order import Order
 from lit_tune.data.sample import Source
 from lit_tune.spikes import Spikes
+from lit_tune.watch import Temperature
 
 AHEAD = 2  # steps given to the devices before the first of them is done: they never wait for the next
 IN_A_ROW = 3  # skipped steps one after the other that end a run: that is no single bad batch
@@ -30,7 +31,8 @@ class Numbers(NamedTuple):
 
     loss: float
     grad_norm: float
-    skipped: float  # steps skipped so far, this one included
+    skipped_steps: float  # so far, this one included
+    logit_scale: float  # exp of the parameter, after the step
 
 
 class BadSteps:
@@ -41,7 +43,7 @@ class BadSteps:
 
     def __init__(
         self, *, skipped: float, by_hand: tuple[int, int] | None, samples: Callable[[int], dict[str, list[str]]],
-        write: Callable[[list[dict[str, Any]]], None], saved: Mapping[str, Any] | None,
+        write: Callable[[list[dict[str, Any]]], None], saved: Mapping[str, Any] | None, scale_max: float = 0.0,
     ) -> None:  # fmt: skip
         """To be made where the run begins or goes on.
 
@@ -51,6 +53,7 @@ class BadSteps:
             samples: step -> {shard: keys} of its planned batch, see `planned_samples`.
             write: takes lines for FILE.
             saved: what `record` gave for the checkpoint that the run resumes from; None without one.
+            scale_max: `config.loss.logit_scale_max`.
         """
         self._count = skipped
         self._by_hand = range(*(by_hand or (0, 0)))
@@ -59,6 +62,7 @@ class BadSteps:
         self._started: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self._skipped = deque(step for step in (saved["skipped"] if saved else ()) if step not in self._by_hand)
         self._spikes = Spikes(saved["spikes"] if saved else None)
+        self._temperature = Temperature(scale_max, saved["temperature"] if saved else None)
         self._error: errors.NumbersError | None = None
         self._in_a_row = saved["in_a_row"] if saved else 0
         if saved and self._skipped != deque(saved["skipped"]):
@@ -66,7 +70,7 @@ class BadSteps:
 
     def started(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Note a step that the devices were given; returns when the one AHEAD steps before it is done."""
-        self._started.append((step, {name: metrics[name] for name in ("loss", "grad_norm", "skipped_steps")}))
+        self._started.append((step, {name: metrics[name] for name in Numbers._fields}))
         while len(self._started) > AHEAD:  # each step that waits for the devices holds its batch there
             self._look(*self._started.popleft())
 
@@ -86,7 +90,8 @@ class BadSteps:
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint has to carry, so that a restart counts on."""
-        return {"skipped": list(self._skipped), "in_a_row": self._in_a_row, "spikes": self._spikes.record()}
+        return {"skipped": list(self._skipped), "in_a_row": self._in_a_row, "spikes": self._spikes.record(),
+                "temperature": self._temperature.record()}  # fmt: skip
 
     def metrics(self) -> dict[str, int]:
         """{"train/loss_spikes"}: of the run so far."""
@@ -95,8 +100,10 @@ class BadSteps:
     def _look(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Judge a step by its numbers."""
         values = jax.device_get(dict(metrics))  # asked for, so that no transfer is hidden
-        numbers = Numbers(*(float(values[name]) for name in ("loss", "grad_norm", "skipped_steps")))
-        skipped, self._count = numbers.skipped > self._count, numbers.skipped
+        numbers = Numbers(**{name: float(value) for name, value in values.items()})
+        skipped, self._count = numbers.skipped_steps > self._count, numbers.skipped_steps
+        if warning := self._temperature.look(numbers.logit_scale):
+            console.warn(f"step {step}: {warning}")
         if step in self._by_hand:
             return
         self._look_for_spikes(step, numbers)

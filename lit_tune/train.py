@@ -142,7 +142,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
             growth = watch.Growth(read_metrics(directory.path)) if config.vision.init_from else None
             numbers = BadSteps(skipped=float(jax.device_get(state["skipped"])), by_hand=flags.skip_batches,
                                samples=partial(planned_samples, text.source, order), write=directory.bad_batches,
-                               saved=saved.get("numbers"))
+                               saved=saved.get("numbers"), scale_max=config.loss.logit_scale_max)
             run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, evaluations, meta,
                       state, step, goodput, growth, numbers)
             console.print_facts(config, built, source, text.facts, resumed_at=step)

@@ -19,6 +19,7 @@ from lit_tune.data.order import PlainOrder
 from lit_tune.spikes import Spikes, limit_of
 from lit_tune.tower import read_state
 from lit_tune.tree import flatten
+from lit_tune.watch import Temperature
 
 
 def watcher(lines: list[dict[str, Any]], saved: dict[str, Any] | None = None, skipped: float = 0.0,
@@ -32,7 +33,7 @@ def feed(numbers: BadSteps, start: int, stop: int, bad: set[int], skipped: float
     """Steps start to stop - 1, those in `bad` skipped; the count of skipped steps after them. Stops at the error."""
     for step in range(start, stop):
         skipped += step in bad
-        values = {"loss": np.nan if step in bad else 1, "grad_norm": 1, "skipped_steps": skipped}
+        values = {"loss": np.nan if step in bad else 1, "grad_norm": 1, "skipped_steps": skipped, "logit_scale": 14.0}
         numbers.started(step, {name: jnp.float32(value) for name, value in values.items()})
         numbers.check()
     numbers.settle(stop)
@@ -106,6 +107,22 @@ def test_spikes_go_on_after_a_restart_as_if_there_had_been_none() -> None:
     found = spikes_of(values[:301], first)
     second = Spikes(json.loads(json.dumps(first.record())))
     assert found + [301 + step for step in spikes_of(values[301:], second)] == [300, 500] and second.count == 2
+
+
+def told(scales: list[float], temperature: Temperature) -> list[int]:
+    """The steps at which something is said about the temperature."""
+    return [step for step, scale in enumerate(scales) if temperature.look(scale)]
+
+
+def test_a_temperature_at_its_clamp_or_running_away_is_told_of_once() -> None:
+    top = float(np.exp(np.log(np.float32(100))))  # as the step's clamp leaves it
+    assert told([90.0, top, 99.0, *[top] * 30, 90.0, *[top] * 30], Temperature(100.0, None)) == [12]
+    assert told([90.0, 101.0, 90.0, 150.0], Temperature(0.0, None)) == [1]
+    first = Temperature(100.0, None)
+    assert told([top] * 6, first) == []
+    second = Temperature(100.0, json.loads(json.dumps(first.record())))
+    assert told([top] * 6, second) == [3]
+    assert told([top] * 20, Temperature(100.0, json.loads(json.dumps(second.record())))) == []
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +199,10 @@ def test_nan_for_ever_ends_the_run_after_three_steps(home: Path, recovery: Calla
 def test_a_spike_is_told_of_and_skipped_where_asked_for(home: Path, recovery: Callable[[float], None]) -> None:
     started = time.monotonic()
     code, output = run(home, "spike", "--debug_fault=spike@40", total_steps=42, checkpoint__every=41,
-                       optim__skip_spikes=10.0, checkpoint__keep=3)
+                       optim__skip_spikes=10.0, loss__logit_scale_init=1.0, loss__logit_scale_max=2.0)
     recovery(time.monotonic() - started)
     assert code == 0 and output.count("a spike") == 1 and "--skip_batches=40:41" in output, output
+    assert output.count("at the clamp for 10 steps") == 1, output
     log = {line["step"]: line for line in tiny.lines(home / "spike") if line["kind"] == "train"}
     assert [log[step]["train/loss_spikes"] for step in (40, 41, 42)] == [0, 1, 1]
     assert [log[step]["train/skipped_steps"] for step in (40, 41, 42)] == [0, 1, 1]
