@@ -1,6 +1,7 @@
 """Steps that are skipped: counted, their samples written down, the end of a run that meets too many of them."""
 
 import json
+import socket
 import statistics
 import time
 from collections.abc import Callable
@@ -194,6 +195,7 @@ def test_nan_for_ever_ends_the_run_after_three_steps(home: Path, recovery: Calla
     assert all(np.isfinite(leaf).all() for step in saved for leaf in weights(home / "ever", step).values())
 
 
+@pytest.mark.slow
 @pytest.mark.faults(row=29, fault="a batch whose loss and gradient are 1,000 times too large", expected="told of once, "
                     "counted, its samples in bad_batches.jsonl; clipped, or with optim.skip_spikes no weight changes")
 def test_a_spike_is_told_of_and_skipped_where_asked_for(home: Path, recovery: Callable[[float], None]) -> None:
@@ -211,3 +213,21 @@ def test_a_spike_is_told_of_and_skipped_where_asked_for(home: Path, recovery: Ca
     state = weights(home / "spike", 41)
     assert state["opt_state/0/count"] == 40 and log[41]["train/grad_norm"] not in state["norms"].tolist()
     assert state["norms"][-1] == np.float32(log[40]["train/grad_norm"])
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_two_processes_end_together_and_write_each_batch_once(home: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    words = tiny.arguments(home / "text", home / "pictures", home / "two", optim__lr=1e37, loss__logit_scale_max=0.0,
+                           log__every=1000, checkpoint__every=1, eval__sets=())
+    both = [tiny.start([*words, f"--coordinator={address}", "--num_processes=2", f"--process_id={i}"], home / "cache")
+            for i in range(2)]
+    ends = [tiny.finish(process) for process in both]
+    assert [code for code, _ in ends] == [3, 3], ends
+    bad = read(home / "two" / "bad_batches.jsonl")
+    steps = [line["step"] for line in bad]
+    assert steps == sorted(set(steps)) and 3 <= len(steps) <= 4 and all(len(samples(line)) == 8 for line in bad)
+    assert list((home / "two" / "checkpoints").glob("*/digests.json"))
