@@ -134,6 +134,8 @@ def optim() -> ConfigDict:
     c.eps = 1e-8
     c.wd = 0.0  # per step and unit of learning rate; biases, norms, class token, latent and temperature never decay
     c.clip_norm = 1.0  # global norm of all gradients; 0: no clipping
+    c.skip_spikes = 0.0  # skip the update where the gradient norm is above so many times the median of the last 64
+    # steps that were not skipped; 0: spikes are clipped and told of, not skipped
     c.layer_decay = 1.0  # learning rate of block i times layer_decay ** (depth - i); patches and positions one more
     c.zero1 = False  # cut the moments over the data axis (ZeRO stage 1): less memory, one more gather a step
     c.ema_decay = 0.0  # per step, exponential average of the trained weights for evaluation and export; 0: none

@@ -20,8 +20,9 @@ import orbax.checkpoint as ocp
 
 from lit_tune import tree
 from lit_tune.distributed import library_versions, on_process_0
-from lit_tune.errors import CheckpointError
+from lit_tune.errors import CheckpointError, NumbersError, explain
 from lit_tune.files import is_remote
+from lit_tune.finite import not_finite
 from lit_tune.step_folders import StepFolders, say
 from lit_tune.tree import Tree
 
@@ -90,6 +91,7 @@ class Checkpointer:
 
         Raises:
             CheckpointError: no space, or saving failed twice in a row.
+            NumbersError: the state holds a value that is not finite; nothing is written, older steps stay.
         """
         self._join()
         if step == self.saved_step:
@@ -99,6 +101,7 @@ class Checkpointer:
             self._manager.reload()
         if jax.process_index() == 0:
             self._check_space()
+        self._check_finite(step, state)
         named = tree.flatten(state)
         meta = {
             **meta,
@@ -194,8 +197,8 @@ class Checkpointer:
             (step, state with the structure of `abstract_state`, meta).
 
         Raises:
-            CheckpointError: there are checkpoints and none is whole, or names, shapes or dtypes differ (the first ones
-                are named).
+            CheckpointError: there are checkpoints and none is whole, names, shapes or dtypes differ, or a value is
+                not finite (the first arrays are named).
         """
         chosen = on_process_0("choose", lambda: self._folders.choose(step))
         if chosen is None:
@@ -212,6 +215,9 @@ class Checkpointer:
             named = self._manager.restore(chosen, args=args).state
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise CheckpointError(f"{self._folders.folder(chosen)}: {_first_line(error)}") from error
+        if found := not_finite(named):
+            raise CheckpointError(explain(str(self._folders.folder(chosen)), expected="finite numbers", found=found,
+                                          do="remove this folder to go on from the checkpoint before it"))
         self.saved_step = chosen
         return chosen, tree.map_with_names(lambda name, _: named[name], abstract_state), meta
 
@@ -278,6 +284,14 @@ class Checkpointer:
         except OSError as error:
             say(f"older checkpoints in {self._directory} could not be removed: {_first_line(error)}")
 
+    def _check_finite(self, step: int, state: Tree) -> None:
+        """Refuse to save what no run could go on from."""
+        if found := not_finite(state):
+            raise NumbersError(explain(
+                f"state of step {step}", expected="finite numbers", found=found,
+                do=f"nothing was saved, the newest checkpoint is step {self.saved_step}: start a new --workdir from it "
+                   "(config.vision.init_from) with a lower config.optim.lr, or go on from it with --skip_batches"))
+
     def _check_space(self) -> None:
         """Refuse to start a save that would fill a local disk."""
         last = self._folders.size(self.saved_step)
@@ -288,6 +302,7 @@ class Checkpointer:
             raise CheckpointError(
                 f"{self._directory}: a checkpoint needs {needed:,} bytes, {free:,} are free; make room and restart"
             )
+
 
 def _shape_and_dtype(leaf: Any) -> list[Any]:
     """[[sizes], dtype name], for JSON."""

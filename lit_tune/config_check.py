@@ -50,6 +50,7 @@ RANGES = {
     "optim.end_lr": "[0, 1]", "optim.b1": "[0, 1)", "optim.b2": "[0, 1)", "optim.eps": "(0, 1)",
     "optim.layer_decay": "(0, 1]",
     "optim.wd": "[0, inf)", "optim.clip_norm": "[0, inf)", "optim.ema_decay": "[0, 1)",
+    "optim.skip_spikes": "[0, inf)",
     "data.mean": "[0, 1]", "data.std": "(0, inf)", "data.crop_scale": "(0, 1]", "data.crop_ratio": "(0, inf)",
     "data.flip": "[0, 1]", "data.color_jitter": "[0, 1]", "data.grayscale": "[0, 1]", "data.rotate": "[0, 180]",
     "data.workers": "[0, inf)", "data.threads": "[1, inf)", "data.prefetch": "[1, inf)",
@@ -252,6 +253,8 @@ def _check_steps(config: ConfigDict) -> None:
              f"fewer than total_steps ({config.total_steps})", config.optim.warmup_steps, "change either")
     _require(config.optim.schedule != "deepspeed_cosine" or config.optim.warmup_steps > 1, "optim.warmup_steps",
              "at least 2 with schedule deepspeed_cosine", config.optim.warmup_steps, "change either")
+    _require(config.optim.skip_spikes == 0 or config.optim.skip_spikes > 1, "optim.skip_spikes", "0, or above 1",
+             config.optim.skip_spikes, "for example 10")
     sizes = list(config.mesh.values())
     _require(0 not in sizes and sizes.count(-1) <= 1, "mesh", "positive sizes, at most one of them -1",
              dict(config.mesh), "change it")

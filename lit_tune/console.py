@@ -68,6 +68,8 @@ def print_facts(config: ConfigDict, built: Built, source: Source, text_facts: st
         f"attention by {built.attention}")
     say(f"run       {config.total_steps:,} steps of {config.global_batch:,} pairs = {epochs:.4g} epochs, "
         f"{config.loss.name} loss, peak learning rate {optim.resolve_lr(config):.3g}, seed {config.seed}")
+    if config.optim.ema_decay > 0:
+        say(f"average   of the weights, decay {config.optim.ema_decay:g} a step: it is what is evaluated and exported")
     if resumed_at:
         say(f"resumed   at step {resumed_at:,}")
 

@@ -8,21 +8,18 @@ import time
 from collections.abc import Callable
 
 KINDS = {
-    "nan": "the loss of the step is not a number; always on all processes, since it is one number of all",
+    "nan": "loss and gradients of the step are not numbers; always on all processes: the loss is one of all",
+    "spike": "loss and gradients of the step are a thousand times what they are; on all processes, as nan",
     "stuck": "the main thread sleeps for ever instead of the step, while the process stays alive",
     "slow_save": "saves of that step and of later ones are held for 20 s before their digests are written",
     "raise": "an exception instead of the step",
     "clock": "the clock of the day jumps back by one hour",
 }
+IN_THE_STEP = ("nan", "spike")  # lit_tune.step makes these
 SLOW_S = 20.0
 BACK_S = 3600
 
 Fault = tuple[str, int, int | None]  # kind, step, process or None for all
-
-
-def nan_at(fault: Fault | None) -> int:
-    """The step whose loss `build_step` makes non-finite; -1 for none."""
-    return fault[1] if fault and fault[0] == "nan" else -1
 
 
 def strike(fault: Fault | None, step: int, process: int) -> None:

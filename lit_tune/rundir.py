@@ -47,8 +47,8 @@ class RunDir:
         self.config_hash = page["hash"]
         self._total_steps = page["config"]["total_steps"]
         self._lock = lock
-        self._rejected: set[str] | None = None
-        self._waiting: list[str] = []  # for quarantine.jsonl, which could not be written
+        self._held: dict[str, set[str]] = {}  # lines that are in a file of lines, or wait, by its name
+        self._waiting: dict[str, list[str]] = {}  # those that could not be written
         self._tolerated = Tolerated(path)
 
     @classmethod
@@ -101,20 +101,27 @@ class RunDir:
         on_process_0("resume", lambda: _cut(self.path / "metrics.jsonl", step))
 
     def quarantine(self, rejected: Iterable[Mapping[str, Any]]) -> None:
-        """Append rejected samples (shard, key, kind, ...) to quarantine.jsonl, each one once in the run's life.
+        """Append rejected samples (shard, key, kind, ...) to quarantine.jsonl, each one once in the run's life."""
+        self._append_once("quarantine.jsonl", rejected)
+
+    def bad_batches(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Append batches (step, kind, loss, samples, ...) to bad_batches.jsonl, on process 0, each one once."""
+        if process_index() == 0:
+            self._append_once("bad_batches.jsonl", batches)
+
+    def _append_once(self, name: str, objects: Iterable[Mapping[str, Any]]) -> None:
+        """Append objects to a file of lines, those apart that it holds already: steps may be done again.
 
         Lines that cannot be written wait for the next call.
         """
-        file = self.path / "quarantine.jsonl"
-        if self._rejected is None:
-            self._rejected = {_line(one) for one in read_lines(file)}
-        lines = dict.fromkeys(_line(one) for one in rejected)
-        new = [line for line in lines if line not in self._rejected]
-        if self._tolerated.attempt(file.name, lambda: append_lines(file, self._waiting + new)):
-            self._waiting = []
-        else:
-            self._waiting += new
-        self._rejected.update(new)
+        file = self.path / name
+        if name not in self._held:
+            self._held[name], self._waiting[name] = {_line(one) for one in read_lines(file)}, []
+        lines = dict.fromkeys(_line(one) for one in objects)
+        new = [line for line in lines if line not in self._held[name]]
+        waiting = self._waiting[name] + new
+        self._waiting[name] = [] if self._tolerated.attempt(name, lambda: append_lines(file, waiting)) else waiting
+        self._held[name].update(new)
 
     def write_eval(self, step: int, evals: Mapping[str, Any]) -> None:
         """Write eval/N.json, on process 0."""
@@ -136,7 +143,7 @@ class RunDir:
 
     def sync(self) -> None:
         """Force the line files to disk; after a checkpoint, so that they are never behind it."""
-        for name in ("metrics.jsonl", "quarantine.jsonl") if process_index() == 0 else ():
+        for name in ("metrics.jsonl", "quarantine.jsonl", "bad_batches.jsonl") if process_index() == 0 else ():
             self._tolerated.attempt(name, lambda file=self.path / name: sync(file))
 
     def close(self) -> None:

@@ -14,6 +14,9 @@ from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
 from lit_tune.text.provider import live_text_tower
 
+FAULTS = {"nan": jnp.nan, "spike": 1000.0}  # of `--debug_fault`: what loss and gradients are multiplied by
+NORMS = 64  # gradient norms that `optim.skip_spikes` takes the median of
+
 State = dict[str, Any]
 
 
@@ -29,14 +32,16 @@ class Built(NamedTuple):
     attention: str  # the kernel that was chosen for the image tower's blocks
 
 
-def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] = (0, 0), nan_at: int = -1) -> Built:
+def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] = (0, 0),
+               fault: tuple[str, int, int | None] | None = None) -> Built:
     """The jitted step for a config on a mesh, with its abstract arguments and their shardings.
 
     Args:
         config: a checked config.
         mesh: axes data, fsdp, tensor.
         skip_batches: half-open range of steps that are executed as skipped.
-        nan_at: a step whose loss is made non-finite (`--debug_fault=nan@STEP`); -1: none.
+        fault: of `--debug_fault`: (kind, step, process); a kind in FAULTS makes loss and gradients of that step so many
+            times what they are, others are none of the step's.
 
     Returns:
         `Built`; `step(state, batch, text_params) -> (state, metrics, embeddings)` donates its state. `metrics` are
@@ -61,11 +66,15 @@ def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] 
         frozen, trained = split_frozen(config, state["params"])
 
         loss, metrics, embeddings, grads = value_and_grads(model, frozen, trained, text_params, batch, state["step"])
-        loss = jnp.where(state["step"] == nan_at, jnp.nan, loss) if nan_at >= 0 else loss
+        if fault and fault[0] in FAULTS:
+            factor = jnp.where(state["step"] == fault[1], FAULTS[fault[0]], 1.0)
+            loss, grads = jax.tree.map(lambda x: x * factor, (loss, grads))
         grad_norm = optim.global_norm(grads)  # before the clip
         start, stop = skip_batches
         skipped_by_hand = (state["step"] >= start) & (state["step"] < stop)
         ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & ~skipped_by_hand
+        if "norms" in state:
+            ok &= grad_norm <= config.optim.skip_spikes * jnp.median(state["norms"])
         lr = schedule(state["step"])
         new = update(config, tx, state, grads, grad_norm, lr)
         # A selection, not a product with 0: 0 x NaN is NaN and would reach the weights.
@@ -103,6 +112,8 @@ def update(config: ConfigDict, tx: Any, state: State, grads: tree.Tree, grad_nor
     new = state | {"params": params, "opt_state": opt_state}
     if "ema" in state:
         new["ema"] = optim.ema(state["ema"], params, config.optim.ema_decay)
+    if "norms" in state:
+        new["norms"] = jnp.append(state["norms"][1:], grad_norm)
     return new
 
 
@@ -123,6 +134,8 @@ def init_state(config: ConfigDict, image_tower: Tower, tx: Any, key: jax.Array) 
     state = {"step": jnp.int32(0), "params": params, "opt_state": opt_state, "skipped": jnp.int32(0)}
     if config.optim.ema_decay > 0:
         state["ema"] = jax.tree.map(jnp.copy, params)  # a copy: the step donates both
+    if config.optim.skip_spikes > 0:  # the largest number there is: no median, and no limit, until half of it is gone
+        state["norms"] = jnp.full(NORMS, jnp.finfo(jnp.float32).max)
     return state
 
 

@@ -14,6 +14,7 @@ from lit_tune.convert import described, onnx_session
 from lit_tune.description import TEXT_FILE, VISION_FILE, of_run, read_description, vision_tower
 from lit_tune.errors import CheckpointError, ConfigError, explain
 from lit_tune.model import Model, VisionEncoder
+from lit_tune.step_folders import say
 from lit_tune.text import encode, weights
 from lit_tune.text.encode import TextEncoder
 from lit_tune.tree import Tree, unflatten
@@ -75,9 +76,13 @@ def read_state(folder: Path, step: int | None = None) -> tuple[Tree, dict[str, A
         faults = []
         for candidate in reversed(checkpoints.steps()) if step is None else [step]:
             try:
-                return _restore(checkpoints, candidate, sharding)
+                found = _restore(checkpoints, candidate, sharding)
             except CheckpointError as error:
                 faults.append(str(error))
+                continue
+            for fault in faults:
+                say(f"step {candidate} is taken: {fault}")
+            return found
     found = faults[0] if faults else "no checkpoint yet"
     raise CheckpointError(explain(str(folder), expected="a whole checkpoint", found=found, do="train, or name a step"))
 

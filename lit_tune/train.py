@@ -14,8 +14,8 @@ if __name__ == "__main__":
 
 import sys
 import time
-from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ from lit_tune import (
     warm_start,
     watch,
 )
+from lit_tune.bad_steps import BadSteps, planned_samples
 from lit_tune.checkpoint import Checkpointer
 from lit_tune.data.loader import Batches
 from lit_tune.data.mixture import open_train
@@ -54,7 +55,6 @@ from lit_tune.text.provider import Text, open_text, vectors_digest
 from lit_tune.watchdog import Watchdog
 
 ORDER_S = 6 * 3600.0  # seconds that processes wait for each other's groups of captions
-AHEAD = 2  # steps given to the devices before the first of them is done: they never wait for the next
 
 
 def main(argv: list[str]) -> int:
@@ -85,8 +85,7 @@ class Run:
     step: int  # steps trained so far
     goodput: Goodput
     growth: watch.Growth | None  # None where a run starts from random numbers: there everything grows
-    skipped: float = 0.0  # skipped steps at the last log line, at `logged` steps
-    logged: int = 0
+    numbers: BadSteps
     line: "Line | None" = None  # of an earlier step, not yet written
     cpu_start: float = field(default_factory=time.process_time)
     booked: float = 0.0  # seconds of evaluating and saving that earlier log lines took account of
@@ -127,8 +126,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
         if order.fingerprint:  # computed on each machine; one may take much longer than another
             distributed.agree({"groups of captions": order.fingerprint}, timeout=ORDER_S)
         evaluations = evaluation.prepare(config, mesh, text.encoder, source)
-        built = build_step(config, mesh, skip_batches=flags.skip_batches or (0, 0),
-                           nan_at=debug_faults.nan_at(flags.debug_fault))
+        built = build_step(config, mesh, skip_batches=flags.skip_batches or (0, 0), fault=flags.debug_fault)
         meta = {"config": config_lib.resolved(config), "config_hash": directory.config_hash, "data": facts,
                 "order": order.fingerprint, "vision_tower": description.of_run(config),
                 "text_tower": text.encoder.description}
@@ -154,8 +152,11 @@ def train(flags: TrainFlags, phases: Phases) -> int:
             batches = Batches(text.source, text.rows, order, config, mesh, start_step=step)
             phases.reading = batches.reading
             growth = watch.Growth(read_metrics(directory.path)) if config.vision.init_from else None
+            numbers = BadSteps(skipped=float(jax.device_get(state["skipped"])), by_hand=flags.skip_batches,
+                               samples=partial(planned_samples, text.source, order), write=directory.bad_batches,
+                               saved=saved.get("numbers"), scale_max=config.loss.logit_scale_max)
             run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, evaluations, meta,
-                      state, step, goodput, growth, logged=step, skipped=float(jax.device_get(state["skipped"])))
+                      state, step, goodput, growth, numbers)
             console.print_facts(config, built, source, text.facts, resumed_at=step)
             with batches:
                 return loop(run)
@@ -172,7 +173,7 @@ def loop(run: Run) -> int:
         line["step"] for line in read_metrics(run.directory.path) if line["kind"] == "val"]))
     with (MetricWriter(run.directory.path, total_steps=total, process_index=jax.process_index()) as writer,
           distributed.StopAgreement(phases) as stop):
-        compiling, started = True, deque()
+        compiling = True
         while True:
             step, scores = run.step, {}  # a checkpoint carries the scores of its own step or none
             # Evaluate, then save: a checkpoint of a step never stands without that step's evaluation, and a run that
@@ -201,12 +202,11 @@ def loop(run: Run) -> int:
                 if compiling:
                     jax.block_until_ready(metrics["loss"])
                     compiling = False
-                started.append(metrics["loss"])
-                if len(started) > AHEAD:  # each step that waits for the devices holds its batch there
-                    jax.block_until_ready(started.popleft())
+                run.numbers.started(run.step, metrics)  # waits for an earlier step
             run.step = phases.step = run.step + 1
             # The line of an earlier step, now that its numbers are there and the device has this step to work on.
             write_line(run, writer, clock)
+            run.numbers.check()
             if run.step % config.log.every == 0 or run.step == total or run.step == 1:
                 run.line = look(run, batch, metrics, embeddings)
             if run.checkpoints.poll():  # a save that failed in the background gets its second try
@@ -251,20 +251,16 @@ def write_line(run: Run, writer: MetricWriter, clock: Throughput) -> None:
         return
     step = line.step
     with run.phases.enter("step"):
+        run.numbers.settle(step)
         values = {f"train/{name}": float(value)
                   for name, value in jax.device_get(line.metrics | line.shape | line.block_stats).items()}
     for warning in run.growth.look(values) if run.growth and line.block_stats else ():
         console.warn(f"step {step}: {warning}")
-    values |= line.data | {
+    values |= line.data | run.numbers.metrics() | {
         **run.goodput.shares(), "perf/cpu_s": time.process_time() - run.cpu_start,
         **clock.rates(step, run.batches.take_wait(), run.elsewhere())}
     writer.write(step, "train", values)
     writer.progress(step, values)
-    # Steps that were skipped one after the other, all since the last line, will not get better by themselves.
-    start, stop = run.flags.skip_batches or (0, 0)
-    by_hand = max(0, min(step, stop) - max(run.logged, start))  # asked for: they do not count
-    watch.check_numbers(step, values["train/skipped_steps"] - run.skipped - by_hand, step - run.logged - by_hand)
-    run.skipped, run.logged = values["train/skipped_steps"], step
 
 
 _embedding_metrics = jax.jit(losses.embedding_metrics)
@@ -294,9 +290,12 @@ def evaluate(run: Run, writer: MetricWriter, with_sets: bool, with_tasks: bool) 
 def save(run: Run, scores: dict[str, float], *, wait: bool = False) -> None:
     """Start to save the current step; the writing goes on behind the next steps."""
     with run.phases.enter("save"):
+        run.numbers.settle(run.step)
+        run.numbers.check()
         run.directory.sync()  # the lines on disk are never behind the checkpoint
         save = run.checkpoints.save_now if wait else run.checkpoints.save
-        save(run.step, run.state, run.meta | {"metrics": scores, "goodput": run.goodput.record()})
+        save(run.step, run.state, run.meta | {"metrics": scores, "goodput": run.goodput.record(),
+                                              "numbers": run.numbers.record()})
         run.phases.saved_step = run.checkpoints.saved_step
 
 

@@ -1,4 +1,4 @@
-"""A closer look at a run on the steps that are logged: block statistics, arithmetic, numbers that went wrong."""
+"""A closer look at a run on the steps that are logged: block statistics, and what grows."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -17,6 +17,8 @@ from lit_tune.step import Built
 PICTURES = 8  # of the batch that block statistics are taken on: a look, not a measurement
 GROWTH = 4.0  # a block's rms or largest logit this many times its first value is worth a warning
 SMALL_LOGIT = 1.0  # growth of logits counts from here: attention is near uniform below
+RUNAWAY = 100.0  # exp(logit_scale) above this is unusual: CLIP's clamp
+SITS = 10  # steps at the clamp that are worth a warning
 LOSS_RISE = 1.0  # so much above its first value, in nats, is a spike and not the noise of a batch
 
 
@@ -45,6 +47,40 @@ def _block_stats(tower: Tower, params: tree.Tree, image: jax.Array, crop: jax.Ar
     named = {f"block_{i:02}_{name}": value for name, row in stats.items() for i, value in enumerate(row)}
     # with several processes each can read only what it has whole
     return jax.lax.with_sharding_constraint(named, sharding.replicated(mesh))
+
+
+class Temperature:
+    """Tells once of a temperature exp(logit_scale) that stays at its clamp, or that grows without one."""
+
+    def __init__(self, scale_max: float, saved: Mapping[str, Any] | None) -> None:
+        """Takes up where a run stopped.
+
+        Args:
+            scale_max: `config.loss.logit_scale_max`; 0: no clamp.
+            saved: what `record` gave for the checkpoint that the run resumes from; None: its start.
+        """
+        self._max = scale_max
+        self._told: bool = saved["told"] if saved else False
+        self._steps: int = saved["steps"] if saved else 0  # above the limit, one after the other
+
+    def look(self, scale: float) -> str:
+        """The warning that is due after a step with this exp(logit_scale); else ""."""
+        limit = self._max * (1 - 1e-5) if self._max else RUNAWAY  # exp and log round
+        self._steps = self._steps + 1 if scale >= limit else 0
+        if self._told or self._steps < (SITS if self._max else 1):
+            return ""
+        self._told = True
+        if self._max:
+            return errors.explain("logit_scale", expected=f"exp of it below the clamp of {self._max:g}",
+                                  found=f"at the clamp for {SITS} steps",
+                                  do="usual late in a long run; early, lower config.optim.lr, or look for copies among "
+                                     "the pairs")
+        return errors.explain("logit_scale", expected=f"exp of it at most {RUNAWAY:g}", found=f"{scale:.4g}, no clamp",
+                              do="set config.loss.logit_scale_max=100 in a new --workdir if the loss gets unsteady")
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint has to carry."""
+        return {"told": self._told, "steps": self._steps}
 
 
 class Growth:
@@ -81,20 +117,3 @@ class Growth:
                     name.removeprefix("train/"), expected=f"at most {limit:.4g} (it began at {first:.4g})",
                     found=f"{value:.4g}", do="if the run gets worse, lower config.optim.lr or lengthen warmup_steps"))
         return warnings
-
-
-def check_numbers(step: int, skipped: float, steps: int) -> None:
-    """Nothing, unless every one of the last steps was skipped.
-
-    Args:
-        step: steps trained so far.
-        skipped: how many of the last `steps` were skipped.
-        steps: how many steps to look back.
-
-    Raises:
-        NumbersError: all of at least three steps were skipped.
-    """
-    if steps >= 3 and skipped >= steps:
-        raise errors.NumbersError(errors.explain(
-            f"steps {step - steps} to {step - 1}", expected="finite loss and gradients", found="none of them finite",
-            do=f"lower config.optim.lr, or leave the batches out with --skip_batches={step - steps}:{step}"))

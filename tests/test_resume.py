@@ -74,9 +74,3 @@ def test_a_run_stopped_in_every_way_ends_bitwise_as_one_left_alone(
 def test_another_config_in_the_same_directory_is_refused_with_the_difference(home: Home) -> None:
     code, output = tiny.finish(home.run("straight", optim__lr=0.5))
     assert code == 2 and "optim.lr" in output and output.strip().count("\n") == 0, output
-
-
-def test_a_batch_of_nothing_finite_ends_with_exit_code_3(home: Home) -> None:
-    code, output = tiny.finish(home.run("wild", optim__lr=1e30, loss__logit_scale_init=80.0, loss__logit_scale_max=0.0,
-                                        log__every=10, total_steps=30))
-    assert code == 3 and "--skip_batches" in output, output

@@ -75,6 +75,8 @@ def initial(built: step_module.Built) -> tree.Tree:
         {"logit_bias": np.float32(-4.0)} if "logit_bias" in state["params"] else {})
     if "ema" in state:
         state["ema"] = jax.tree.map(np.copy, state["params"])
+    if "norms" in state:
+        state["norms"] = np.full(step_module.NORMS, np.finfo(np.float32).max)
     return place(state, built.shardings[0])
 
 
@@ -114,7 +116,8 @@ def on_one_device() -> tuple[list[dict[str, np.ndarray]], list[dict[str, float]]
 def eventful() -> tuple[list[dict[str, np.ndarray]], list[dict[str, float]]]:
     """Eight steps with an average, a clamp and masking; 1, 2 (by hand), 4 (fault) and 6 (data) must not count."""
     config = config_of(optim__ema_decay=0.5, loss__logit_scale_max=10.0, loss__mask_equal_captions=True)
-    return run(step_module.build_step(config, mesh_of(1), skip_batches=(1, 3), nan_at=4), config, steps=8, spoil=6)
+    built = step_module.build_step(config, mesh_of(1), skip_batches=(1, 3), fault=("nan", 4, None))
+    return run(built, config, steps=8, spoil=6)
 
 
 def assert_close(state: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
@@ -264,6 +267,25 @@ def test_steps_that_do_not_count_change_nothing_but_the_counts() -> None:
     assert [np.isfinite(line["loss"]) for line in log] == [t not in (4, 6) for t in range(8)]
     assert [line["skipped_steps"] for line in log] == [0, 1, 2, 2, 3, 3, 4, 4]
     assert [line["lr"] for line in log[:STEPS]] == [line["lr"] for line in on_one_device()[1]]
+
+
+@pytest.mark.parametrize("factor", [0.0, 10.0])
+def test_a_gradient_of_a_thousand_times_its_size_is_clipped_or_skipped(factor: float) -> None:
+    config = config_of(optim__skip_spikes=factor, optim__clip_norm=0.1, total_steps=60)
+    built = step_module.build_step(config, mesh_of(2), fault=("spike", 36, None))
+    states, log = run(built, config, steps=38)
+    assert log[36]["grad_norm"] > 100 * log[35]["grad_norm"] and log[36]["loss"] > 100 * log[35]["loss"]
+    moved = {name for name in states[36] if not np.array_equal(states[36][name], states[37][name])}
+    if factor:  # skipped: as if the step had not been, the level of norms included
+        assert moved == {"step", "skipped"}
+        past = [np.float32(line["grad_norm"]) for step, line in enumerate(log) if step != 36]
+        assert states[-1]["norms"].tolist()[-len(past):] == past
+    else:  # clipped: the moments take up no more than the clip lets pass
+        assert log[36]["clipped_frac"] == 1 and "params/image/pos_embed" in moved and "norms" not in states[0]
+        mu = [{name: state[name] for name in state if "/mu/" in name} for state in states[36:38]]
+        added = sum(np.sum((mu[1][name] - 0.9 * mu[0][name]) ** 2) for name in mu[0]) ** 0.5
+        assert added == pytest.approx(0.1 * 0.1, rel=1e-3)
+    assert log[-1]["skipped_steps"] == (factor > 0)
 
 
 def test_the_average_moves_by_its_share_in_steps_that_count() -> None:

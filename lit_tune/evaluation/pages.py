@@ -44,6 +44,8 @@ def write_run_page(
                             f"{config.vision.width}, depth {config.vision.depth}",
              "text tower": f"{config.text.model}, frozen", "data": config.data.train or " + ".join(config.data.mix),
              "loss": f"{config.loss.name}, batch {config.global_batch:,}", "seed": config.seed}
+    if config.optim.ema_decay > 0:
+        facts["evaluated"] = f"the running average of the weights, decay {config.optim.ema_decay:g}"
     if trained and "perf/goodput" in trained[-1]:
         facts["time"] = told(trained[-1])
     title = f"lit_tune: {workdir.name}"

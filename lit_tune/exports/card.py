@@ -188,9 +188,16 @@ def _origin(source: Source) -> list[str]:
         f"Training data: {data}{shipped if data.startswith('emoji:') else f', licence {NOT_STATED}'}; fingerprint "
         f"{facts['data']['train']}.",
         f"Training: {facts['step']:,} of {config['total_steps']:,} steps, {config['global_batch']:,} pairs each, "
-        f"{config['loss']['name']} loss; config hash {facts['config_hash']}, the whole config is in proof.json.",
+        f"{config['loss']['name']} loss; {_which(config)}config hash {facts['config_hash']}, the whole config is in "
+        "proof.json.",
         f"Licence of this folder's image weights: {NOT_STATED}.",
     ]
+
+
+def _which(config: Mapping[str, Any]) -> str:
+    """Which of a run's weights these are, where it has two."""
+    decay = config["optim"]["ema_decay"]
+    return f"the running average of the weights (decay {decay:g} a step); " if decay > 0 else ""
 
 
 def _text_licence(source: Source) -> str:
