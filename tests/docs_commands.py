@@ -4,6 +4,7 @@ What is a placeholder: a word in capitals (FOLDER, DIR, X.npz, GLOB_OR_TAR), `..
 `[--flag=VALUE]` may be left out. Everything else has to be right.
 """
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.[mi]*"))]
 NOT_SHELL = ("python", "json", "yaml", "text", "svg")  # languages of fenced blocks
 OURS = "lit-tune"
 # Programs that a page may name beside ours. What can be said about their words is in test_docs_commands.py.
 OTHERS = ("python", "python3", "pip", "pytest", "git", "cd", "export", "source", ".", "gcloud", "img2dataset", "docker",
-          "kubectl", "xpk", "sky", "sudo", "tail", "hf")
+          "kubectl", "xpk", "sky", "sudo", "tail", "hf", "jupyter")
 # Scripts that are not ours: each in the clone of the repository that the page names.
 PEERS_SCRIPTS = ("download_upstream.py",)
 OPERATORS = ("&&", "||", ";", "|", "&", ">", ">>", "<")
@@ -44,7 +45,15 @@ class Command:
 
 def commands() -> list[Command]:
     """All of them, page by page."""
-    return [command for page in PAGES for command in of_page(page.relative_to(ROOT).as_posix(), page.read_text())]
+    return [command for page in PAGES for command in of_page(page.relative_to(ROOT).as_posix(), text_of(page))]
+
+
+def text_of(page: Path) -> str:
+    """A page as Markdown; of a notebook the cells that are."""
+    if page.suffix != ".ipynb":
+        return page.read_text()
+    cells = json.loads(page.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
 def of_page(name: str, text: str) -> Iterator[Command]:

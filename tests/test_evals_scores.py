@@ -1,11 +1,13 @@
 """Figures of whole tasks against brute force: classification, multilabel, retrieval, one index for both, widths."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from lit_tune.errors import ConfigError
 from lit_tune.evaldata.dataset import EvalData
-from lit_tune.evals import ceilings, classification, mixed, multilabel, nested, recall, scoring
+from lit_tune.evals import ceilings, classification, mixed, multilabel, nested, plane, recall, scoring
 from lit_tune.evals.catalog import TASKS, Task
 from lit_tune.evals.zero_shot import classify
 
@@ -256,3 +258,20 @@ def test_a_picture_without_a_right_class_has_a_margin_of_0() -> None:
     zimg, classes = vectors(4), vectors(3, seed=1)
     _, margin = classification.answers(zimg, classes, np.array([[True, False, False], [False] * 3] * 2))
     assert margin[1] == margin[3] == 0 != margin[0]
+
+
+def test_the_gap_of_no_modalities_is_that_of_all_ways_to_cut_the_vectors() -> None:
+    both = vectors(8, d=3)
+    cuts = [np.isin(np.arange(8), chosen) for chosen in itertools.combinations(range(8), 3)]
+    gaps = [mixed.gap(both[cut], both[~cut]) for cut in cuts]
+    assert mixed.gap_chance(both[:3], both[3:]) == pytest.approx(np.sqrt(np.mean(np.square(gaps))), rel=1e-6)
+
+
+def test_the_plane_is_that_of_the_singular_vectors_whatever_their_sign() -> None:
+    groups = [vectors(30, 1) + 0.5, vectors(20, 2)]
+    both = np.concatenate(groups).astype(np.float64)
+    left, sizes, _ = np.linalg.svd(both - both.mean(0), full_matrices=False)
+    found = plane.principal(groups)
+    np.testing.assert_allclose(np.abs(np.concatenate(found.points)), np.abs(left[:, :2] * sizes[:2]), atol=1e-6)
+    np.testing.assert_allclose(found.explained, sizes[:2] ** 2 / np.sum(sizes**2), atol=1e-9)
+    assert [len(points) for points in found.points] == [30, 20]

@@ -348,3 +348,26 @@ def test_towers_that_cannot_be_are_refused_in_one_line(changes: dict[str, Any], 
     with pytest.raises(ConfigError, match=message) as caught:
         small(**changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pool, class_token", [("map", True), ("map", False), ("nomic", True)])
+def test_attention_of_the_pooling_is_softmax_of_query_times_keys(pool: str, class_token: bool) -> None:
+    spec = small(pool=pool, class_token=class_token)
+    tower = Tower(Eva02, spec)
+    params, image = shaken(tower), pixels(spec)
+    found = apply(tower, params, image, method="pool_attention")
+    tokens = np.asarray(apply(tower, params, image, method="trunk"), np.float64)
+    head = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["attn_pool"])
+    query = head["latent"][0] @ head["q"]["kernel"] + head["q"]["bias"]
+    keys = tokens @ head["k"]["kernel"] + head["k"]["bias"]
+    logits = np.einsum("hk,bnhk->bhn", query.reshape(2, 16), keys.reshape(3, -1, 2, 16)) / 4
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    assert found.shape == (3, 2, 6 + class_token) and weights.std() > 1e-3
+    np.testing.assert_allclose(found, weights, atol=1e-6)
+
+
+def test_a_pooling_without_attention_says_so() -> None:
+    tower = Tower(Eva02, small(pool="cls"))
+    with pytest.raises(ConfigError, match="map or nomic"):
+        apply(tower, shaken(tower), pixels(tower.spec), method="pool_attention")

@@ -27,7 +27,7 @@ def ours() -> list[Path]:
     folders = ("lit_tune", "configs", "docs", "tests", "launch", "notebooks", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
     top = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
-    kinds = (".py", ".sh", ".md", ".toml", ".yaml", ".txt", ".in", ".json", "")
+    kinds = (".py", ".sh", ".md", ".toml", ".yaml", ".txt", ".in", ".json", ".ipynb", "")
     return sorted(path for path in [*inside, *top] if path.is_file() and path.suffix in kinds)
 
 

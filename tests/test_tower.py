@@ -142,6 +142,18 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path: Path, model: Model) ->
         model.embed_images([np.zeros((4, 4, 3), np.float32)])
 
 
+def test_attention_of_the_pooling_lies_where_its_patch_lies(model: Model) -> None:
+    encoder = model.vision
+    pixels = np.stack([encoder.pixels(picture(seed)) for seed in range(3)])[:, :8]  # one row of two patches
+    found = encoder.pool_attention(pixels)
+    assert found.patches.shape == (3, 2, 1, 2) and found.class_token.shape == (3, 2)
+    np.testing.assert_allclose(found.patches.sum((2, 3)) + found.class_token, 1, atol=1e-6)
+    image = two_towers.normalize_pixels(jnp.asarray(pixels), encoder.preprocess["mean"], encoder.preprocess["std"])
+    direct = np.asarray(encoder.tower.apply(encoder.params, image, method="pool_attention"))
+    np.testing.assert_allclose(found.patches[:, :, 0, 1], direct[:, :, 2], atol=1e-6)
+    np.testing.assert_allclose(found.class_token, direct[:, :, 0], atol=1e-6)
+
+
 def test_other_text_weights_than_the_run_s_are_refused(tmp_path: Path, config) -> None:
     write_run(tmp_path / "run", config)
     write_text_tower(tmp_path / "text", seed=1)

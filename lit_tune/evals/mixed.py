@@ -43,6 +43,15 @@ def gap(zimg: Float[np.ndarray, "n d"], ztxt: Float[np.ndarray, "m d"]) -> float
     return float(np.linalg.norm(np.mean(zimg, 0, dtype=np.float64) - np.mean(ztxt, 0, dtype=np.float64)))
 
 
+def gap_chance(zimg: Float[np.ndarray, "n d"], ztxt: Float[np.ndarray, "m d"]) -> float:
+    """What `gap` would be if nothing told the modalities apart: the root of the mean square over all ways to cut the
+    same vectors into groups of these sizes, by formula.
+    """
+    both = np.concatenate([zimg, ztxt]).astype(np.float64)
+    variance = np.square(both - both.mean(0)).sum() / (len(both) - 1)  # of all directions together
+    return float(np.sqrt(variance * (1 / len(zimg) + 1 / len(ztxt))))
+
+
 def _figures(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray, group: np.ndarray) -> dict[str, float]:
     """The figures of one pair of sets of vectors."""
     n, m = len(zimg), len(ztxt)

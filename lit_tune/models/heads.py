@@ -27,19 +27,25 @@ class LatentAttention(nnx.Module):
         self.v = Linear(width, width, rngs=rngs)
         self.proj = Linear(width, width, rngs=rngs)
 
-    def attend(self, tokens: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b 1 d"]:
-        """The projected attention output of the latent query."""
+    def weights(self, tokens: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b h n"]:
+        """How each head's attention is spread over the tokens: float32, the weights of a head add up to 1."""
         d, heads = tokens.shape[2], self.num_heads
         precision = matmul_precision(dtype)
         q = self.q(self.latent[...], dtype).reshape(heads, -1) * (d // heads) ** -0.5  # (h, k)
         # All pictures have the same query, so it goes through the keys' weights instead of all tokens through them, and
-        # the values' weights act on each head's mean of the tokens: 2 n d^2 products a picture less.
+        # (in `attend`) the values' weights act on each head's mean of the tokens: 2 n d^2 products a picture less.
         keys = self.k.kernel[...].reshape(d, heads, -1).astype(dtype)  # (d, h, k)
         kernel = jnp.einsum("dhk,hk->dh", keys, q, precision=precision)
         shift = jnp.einsum("hk,hk->h", self.k.bias[...].reshape(heads, -1).astype(dtype), q, precision=precision)
         logits = jnp.einsum("bnd,dh->bhn", tokens.astype(dtype), kernel, precision=precision,
                             preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(logits + shift[:, None].astype(jnp.float32), axis=-1).astype(dtype)  # (b, h, n)
+        return jax.nn.softmax(logits + shift[:, None].astype(jnp.float32), axis=-1)
+
+    def attend(self, tokens: Float[Array, "b n d"], dtype: DTypeLike) -> Float[Array, "b 1 d"]:
+        """The projected attention output of the latent query."""
+        d, heads = tokens.shape[2], self.num_heads
+        precision = matmul_precision(dtype)
+        weights = self.weights(tokens, dtype).astype(dtype)  # (b, h, n)
         means = jnp.einsum("bhn,bnd->bhd", weights, tokens.astype(dtype), precision=precision)
         values = self.v.kernel[...].reshape(d, heads, -1).astype(dtype)  # (d, h, k)
         joined = jnp.einsum("bhd,dhk->bhk", means, values, precision=precision).reshape(-1, 1, d)

@@ -123,6 +123,17 @@ def embed_image(
     return l2_normalize(pooled)
 
 
+def pool_attention(
+    tower: Tower, params: Tree, image: UInt8[Array, "b h w 3"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "b heads n"]:
+    """Attention of a vision tower's pooling over the tokens of uint8 pictures, class token first.
+
+    Raises:
+        ConfigError: the pooling has no attention.
+    """
+    return tower.apply(params, normalize_pixels(image, mean, std), method="pool_attention")
+
+
 def embed_text(
     tower: Tower,
     params: Tree,

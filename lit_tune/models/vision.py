@@ -283,6 +283,19 @@ class VisionTower(nnx.Module):
         x = self.trunk(image, dtype=dtype)
         return (self.attn_pool(x, dtype) if self.spec.pool == "nomic" else x).astype(jnp.float32)
 
+    def pool_attention(
+        self, image: Float[Array, "b h w 3"], *, dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "b heads n"]:
+        """How each head of the pooling spreads its attention over the tokens, class token first; each adds up to 1.
+
+        Raises:
+            ConfigError: the tower's pooling has no attention.
+        """
+        if self.attn_pool is None:
+            raise ConfigError(explain("pooling", expected="map or nomic, which attend to the tokens",
+                                      found=self.spec.pool, do="take a tower with an attention head"))
+        return self.attn_pool.weights(self.trunk(image, dtype=dtype), dtype)
+
     def stages(self, image: Float[Array, "b h w 3"], *, dtype: DTypeLike = jnp.float32) -> dict[str, Array]:
         """Every intermediate value by name, for comparison with other implementations.
 

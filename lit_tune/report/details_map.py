@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lit_tune.evaldata.dataset import EvalData
+from lit_tune.evals.plane import principal
 from lit_tune.report.details_pairs import numbered
 from lit_tune.report.details_parts import number, right_of, short
 
@@ -73,21 +74,11 @@ def _centred(part: Float[np.ndarray, "p d"]) -> Float[np.ndarray, "p d"]:
 
 def _flat(parts: list[np.ndarray]) -> dict[str, Any]:
     """{"pictures", "texts", "centres", "explained"} in the two directions of largest spread of both together."""
-    both = np.concatenate(parts)
-    both = np.where(np.isfinite(both).all(1, keepdims=True), both, 0.0)  # a vector that is no number has no place
-    both -= both.mean(0)
-    spread, directions = np.linalg.eigh(both.T @ both)  # ascending
-    axes = np.zeros((both.shape[1], 2))
-    axes[:, : min(2, both.shape[1])] = directions[:, ::-1][:, :2]
-    # a direction and its opposite are equally good: the one whose largest part is positive
-    axes *= np.where(np.take_along_axis(axes, np.abs(axes).argmax(0)[None], 0) < 0, -1, 1)
-    flat = both @ axes  # (p + t, 2)
-    flat = np.split(np.where(np.abs(flat) < 5e-5, 0.0, flat), [len(parts[0])])
-    total = spread.sum()
-    shares = np.append(spread[::-1], 0.0)[:2] / total if total > 1e-9 * len(both) else np.zeros(2)
+    plane = principal(parts)
+    flat = [np.where(np.abs(part) < 5e-5, 0.0, part) for part in plane.points]
     return {
         "pictures": flat[0].round(4).tolist(),
         "texts": flat[1].round(4).tolist(),
         "centres": [part.mean(0).round(4).tolist() for part in flat],
-        "explained": [number(share) for share in shares],
+        "explained": [number(share) for share in plane.explained],
     }

@@ -4,13 +4,6 @@ from pathlib import Path
 
 import pytest
 
-# What the torchvision wheel registers in its compiled part, which does not load beside a CPU build of torch.
-MISSING_OPERATORS = {
-    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-}
-_kept_alive: list[object] = []  # a torch.library.Library takes its operators with it when it is collected
-
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave this folder out unless it is asked for: its modules import torch."""
@@ -20,11 +13,5 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
     """Declare torchvision's operators before anything imports timm."""
-    if isinstance(collector, pytest.Module) and not _kept_alive:
-        import torch
-
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name, schema in MISSING_OPERATORS.items():
-            if not hasattr(torch.ops.torchvision, name):
-                library.define(schema)
-        _kept_alive.append(library)
+    if isinstance(collector, pytest.Module):
+        import torchvision_operators  # noqa: F401
