@@ -139,11 +139,11 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def agree(facts: Mapping[str, str], timeout: float = 300.0) -> None:
+def agree(facts: Mapping[str, Any], timeout: float = 300.0) -> None:
     """Make sure that every process would run the same thing. Different configs could train together silently.
 
     Args:
-        facts: what has to be equal, by name: config hash, data fingerprint, `library_versions()`.
+        facts: JSON values that have to be equal, by name: config keys, data fingerprint, `library_versions()`.
         timeout: seconds that the processes wait for each other.
 
     Raises:
@@ -167,7 +167,7 @@ def agree(facts: Mapping[str, str], timeout: float = 300.0) -> None:
     on_process_0("compare", compare, timeout)
 
 
-def _difference(name: str, values: list[str]) -> str:
+def _difference(name: str, values: list[Any]) -> str:
     """Who has what, where a process differs from process 0; "" if none does."""
     other = next((i for i, value in enumerate(values) if value != values[0]), None)
     return "" if other is None else f"{name} is {values[0]} on process 0 and {values[other]} on process {other}"

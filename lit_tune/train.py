@@ -105,7 +105,7 @@ def train(flags: TrainFlags, phases: Phases) -> int:
                            -1 if flags.process_id is None else flags.process_id,
                            initialization_timeout=config.watchdog.join_s)
     distributed.agree({**config_lib.facts(config), **distributed.library_versions(), "code of lit_tune": code_digest(),
-                       "--skip_batches": flags.skip_batches})
+                       "--skip_batches": str(flags.skip_batches)})
     with phases.enter("devices"):
         mesh = sharding.make_mesh(config.mesh)
     config_lib.check_devices(config, jax.device_count(), jax.process_count())
