@@ -126,7 +126,6 @@ def test_the_inside_of_a_training_shows_loss_attention_and_gap(tmp_path: Path) -
     assert notebook_runs.pictures(done) == 3
 
 
-@pytest.mark.slow
 def test_a_pod_is_planned_with_and_without_the_tpu_compiler(tmp_path: Path) -> None:
     done = notebook_runs.run("plan_a_pod", tmp_path)
     printed = notebook_runs.text(done)
@@ -134,6 +133,6 @@ def test_a_pod_is_planned_with_and_without_the_tpu_compiler(tmp_path: Path) -> N
     assert ("SKIPPED: v5e:2x4 needs libtpu" in printed) != tpu
     assert ("broken promises: none" in printed) == tpu
     peaks = [float(peak) for peak in re.findall(r"\d+ parts: at most ([\d.]+) of 75 GiB, fits", printed)]
-    assert len(peaks) == 3 and peaks == sorted(peaks, reverse=True)  # more parts, less memory
-    assert printed.count("\nh100 ") == 4  # of the slices, and of the table at the end
+    assert len(peaks) == 2 and peaks[0] > peaks[1] > 0  # more parts, less memory
+    assert len(re.findall(r"^h100 ", printed, re.M)) == 3  # of the slices, and of the table at the end
     assert notebook_runs.pictures(done) == 2
