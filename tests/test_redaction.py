@@ -23,6 +23,10 @@ SIGNED = "https://me:word@host:8/a/{00000..00003}.tar?X-Amz-Signature=abc123&X-A
         ("s3://key:secret@bucket/0.tar", "s3://bucket/0.tar"),
         ("shards/what?.tar and me@home", "shards/what?.tar and me@home"),
         ("https://host/a.tar", "https://host/a.tar"),
+        ("HTTPS://me:word@host/a.tar?sig=1", "HTTPS://host/a.tar"),
+        ("az://bucket/a.tar?sig=1: expected gs://", "az://bucket/a.tar: expected gs://"),
+        ("https://me:wo@rd@host/a.tar", "https://host/a.tar"),
+        ("('0.7=http://h/a?sig=1,2', '0.3=http://h/b?sig=(3)4')", "('0.7=http://h/a', '0.3=http://h/b')"),
     ],
 )  # fmt: skip
 def test_addresses_lose_user_password_and_query(text: str, shown: str) -> None:

@@ -57,6 +57,9 @@ def _read_file(file: Path) -> dict[str, np.ndarray]:
         raise ConfigError(
             explain(str(file), expected="a whole safetensors file", found=error, do="fetch it again")
         ) from error
+    except (AttributeError, KeyError, TypeError) as error:  # numbers that numpy has no type for, such as 8-bit floats
+        raise ConfigError(explain(str(file), expected="float32, float16 or bfloat16",
+                                  found=f"numbers of another type ({error})", do="convert the file")) from error
 
 
 def _float32(name: str, array: np.ndarray) -> np.ndarray:
@@ -125,15 +128,16 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_names_and_shapes(found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], what: str) -> None:
-    """Nothing, if exactly the expected arrays are there.
+    """Nothing, if exactly the expected arrays are there, of floats.
 
     Raises:
-        ConfigError: names the first missing, extra or mis-shaped arrays.
+        ConfigError: names the first missing, extra or mis-shaped arrays, and those of whole numbers.
     """
     missing = sorted(set(expected) - set(found))
     extra = sorted(set(found) - set(expected))
     shaped = [n for n in sorted(set(expected) & set(found)) if tuple(found[n].shape) != tuple(expected[n])]
-    if not (missing or extra or shaped):
+    typed = [n for n in sorted(set(expected) & set(found)) if found[n].dtype.kind in "iub"]
+    if not (missing or extra or shaped or typed):
         return
     parts = []
     for kind, names in (("missing", missing), ("extra", extra)):
@@ -141,6 +145,8 @@ def check_names_and_shapes(found: Mapping[str, np.ndarray], expected: Mapping[st
             parts.append(f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
     for name in shaped[:3]:
         parts.append(f"{name} of shape {tuple(found[name].shape)} instead of {tuple(expected[name])}")
+    for name in typed[:3]:  # quantised weights are not the numbers they stand for
+        parts.append(f"{name} of {found[name].dtype.name} instead of floats")
     raise ConfigError(
         explain(
             what,

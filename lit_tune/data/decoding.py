@@ -26,13 +26,28 @@ APP1, START_OF_SCAN = 0xE1, 0xDA  # markers of a JPEG's segments, ITU-T T.81 tab
 # Colour spaces of a JPEG that both decoders turn into the same bytes; CMYK they do not.
 SAME_PIXELS = ("YCbCr", "Gray")
 
+
+
+class _FirstFrame(GifImagePlugin.GifImageFile):
+    """A GIF of which one frame is wanted.
+
+    While it reads the header Pillow fills what the next frame would start from: 43 bytes of GIF take 160 MB before
+    anyone can look at the size. Here no frame asks for that.
+    """
+
+    def data(self) -> bytes | None:
+        """The next part of an extension, the bits cleared that say how a frame is disposed of (GIF89a, 23)."""
+        part = super().data()
+        return bytes([part[0] & ~0b11100]) + part[1:] if part else part
+
+
 # The readers are called directly: Image.open would try formats we refuse and warn, not stop, at half of its own limit.
 READERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "JPEG": JpegImagePlugin.jpeg_factory,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
+    "GIF": _FirstFrame,
 }
 
 
