@@ -56,12 +56,14 @@ def upload_code(settings: Settings, commands: Commands) -> str:
 
 
 def pack(clone: Path = CLONE) -> bytes:
-    """A tar of what is installed, of the files that git knows or would know; the same bytes for the same files."""
+    """A tar of what is installed; the same bytes for the same files.
+
+    Of the files that git knows or would know; all of them where there is no git, as in an unpacked archive.
+    """
     listed = subprocess.run(["git", "-C", str(clone), "ls-files", "-z", "--cached", "--others", "--exclude-standard",
                              "--", *INSTALLED], capture_output=True, text=True)
-    if listed.returncode != 0:
-        raise Stop(1, f"{clone}: expected a clone of the repository, found none: {listed.stderr.strip()}; clone it")
-    names = sorted(name for name in listed.stdout.split("\0") if name and (clone / name).is_file())
+    known = listed.stdout.split("\0") if listed.returncode == 0 else _below(clone)
+    names = sorted(name for name in known if name and (clone / name).is_file())
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as tar:
         for name in names:
@@ -71,6 +73,13 @@ def pack(clone: Path = CLONE) -> bytes:
             with (clone / name).open("rb") as data:
                 tar.addfile(info, data)
     return raw.getvalue()
+
+
+def _below(folder: Path) -> list[str]:
+    """The paths of all files of what is installed, Python's own leavings apart."""
+    found = [file for name in INSTALLED for file in [folder / name, *(folder / name).rglob("*")]]
+    return [file.relative_to(folder).as_posix() for file in found
+            if "__pycache__" not in file.parts and not file.name.endswith(".pyc")]  # fmt: skip
 
 
 def newest_step(settings: Settings, commands: Commands) -> int:

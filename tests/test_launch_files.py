@@ -2,11 +2,13 @@
 scripts that run on machines, Slurm's, and what the README of launch/ says of them."""
 
 import ast
+import io
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import fake_cloud
@@ -189,3 +191,22 @@ def test_a_dead_stand_in_would_be_noticed(tmp_path: Path) -> None:
     found = [(one.returncode, one.stdout, one.stderr) for one in answers]
     assert found == [(0, "1", ""), (3, "2", "no"), (3, "2", "no")]
     assert cloud.calls() == [["gcloud", "a", "b c"]] * 3 and fake_cloud.LAUNCH.is_dir()
+
+
+def packed(folder: Path) -> bytes:
+    """What a launcher would send of a folder, made in a process of its own: launch/ is no package."""
+    code = (f"import sys; sys.path.insert(0, {str(LAUNCH)!r}); import pathlib, storage; "
+            f"sys.stdout.buffer.write(storage.pack(pathlib.Path({str(folder)!r})))")
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+
+
+def test_an_unpacked_archive_is_sent_as_a_clone_is(tmp_path: Path) -> None:
+    (tmp_path / "lit_tune" / "__pycache__").mkdir(parents=True)
+    for name in ("lit_tune/a.py", "lit_tune/__pycache__/a.pyc", "setup.py", "notes.txt"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / ".gitignore").write_text("__pycache__/\n")
+    alone = packed(tmp_path)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    assert packed(tmp_path) == alone
+    with tarfile.open(fileobj=io.BytesIO(alone)) as tar:
+        assert tar.getnames() == ["lit_tune/a.py", "setup.py"]
