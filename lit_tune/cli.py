@@ -40,7 +40,7 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
 
 def report(error: errors.LitTuneError) -> int:
     """Tell a user error in one line on stderr; its exit code."""
-    print("lit-tune:", redact(" ".join(str(error).split())), file=sys.stderr)
+    print("lit-tune:", errors.printable(redact(" ".join(str(error).split()))), file=sys.stderr)
     return error.exit_code
 
 

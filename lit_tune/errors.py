@@ -39,6 +39,11 @@ class HangError(LitTuneError):
     exit_code = 75
 
 
+def printable(line: str) -> str:
+    """A line that no caption, key or file name can steer a terminal with: control characters become U+FFFD."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
 def explain(what: str, *, expected: object, found: object, do: str) -> str:
     """One line that names the thing, what was expected, what was found and what to do.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from lit_tune import cli
 
@@ -18,6 +17,8 @@ if __name__ == "__main__":
     cli.answer_help("search")  # before anything below imports jax
 
 from lit_tune import config as config_lib, console, tower, vector_files  # noqa: E402
+from lit_tune.data.decoding import load_image  # noqa: E402
+from lit_tune.data.sample import BadSample  # noqa: E402
 from lit_tune.errors import ConfigError, explain  # noqa: E402
 from lit_tune.flags import SearchFlags  # noqa: E402
 from lit_tune.inputs import SUFFIXES  # noqa: E402
@@ -104,14 +105,12 @@ def _thumbnail(name: str) -> str:
     if data is None:
         return ""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            small = image.convert("RGBA")
-    except (OSError, ValueError, Image.DecompressionBombError):
+        small = load_image(data, "clean")  # within the limits of any other picture, transparency on white
+    except BadSample:
         return ""
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    page = Image.new("RGBA", small.size, "white")
     buffer = io.BytesIO()
-    Image.alpha_composite(page, small).convert("RGB").save(buffer, "JPEG")
+    small.save(buffer, "JPEG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 

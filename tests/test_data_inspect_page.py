@@ -17,7 +17,7 @@ from test_report import Nesting
 from lit_tune import cli
 from lit_tune.data.__main__ import main
 from lit_tune.data.inspecting import look, pictures
-from lit_tune.data.inspecting.text import printable
+from lit_tune.errors import printable
 
 BROKEN = Path(os.environ.get("LIT_TUNE_DATA", Path(__file__).parent / "golden")) / "broken"
 

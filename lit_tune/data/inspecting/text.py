@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
+from lit_tune.errors import printable
+
 WIDE = 100  # characters of a caption
 FIRST = 2  # samples named of each kind of fault
 
@@ -37,11 +39,6 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         out.append(f"{first['key']}  {size}  {' | '.join(first['captions'])[:WIDE]}")
     out = [out[0], *(f"  {line}" for line in out[1:]), *(f"  problem: {problem}" for problem in report["problems"])]
     return [printable(line) for line in out]
-
-
-def printable(line: str) -> str:
-    """A line that no caption can steer a terminal with: control characters become U+FFFD."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)
 
 
 def volume(report: Mapping[str, Any]) -> str:
