@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from shards_on_disk import encoded, read, shard, write
 
-from lit_tune.data import convert, sources
+from lit_tune.data import convert, records, sources
 from lit_tune.data.__main__ import main
 from lit_tune.data.sample import BadSample
 from lit_tune.errors import ConfigError
@@ -153,7 +153,6 @@ def test_a_folder_of_pictures_becomes_shards(tmp_path):
 
 @pytest.mark.parametrize("kind", ["tar", "folder"])
 def test_records_hold_the_samples_as_they_are(tmp_path, kind):
-    records = pytest.importorskip("lit_tune.data.records", reason="this version has no ArrayRecord form")
     from array_record.python.array_record_module import ArrayRecordReader
 
     spec = tmp_path / "0.tar"

@@ -14,8 +14,6 @@ import pytest
 import simulated
 import tiny
 
-from lit_tune import flags
-
 LOCAL = Path(__file__).parents[1] / "launch" / "local.sh"
 # Does what LIT_TUNE_PLAY says for its number: `exit CODE`, `wait CODE` (until SIGTERM), `deaf` (ignores it).
 STAND_IN = """#!/bin/bash
@@ -182,7 +180,6 @@ def test_kill_9_of_one_of_two_ends_both_and_the_same_command_resumes_bitwise(
 @real_runs
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.skipif("restarts" not in flags.TrainFlags.__dataclass_fields__, reason="`train` has no --restarts")
 @pytest.mark.faults(row=3, fault="local.sh --restarts: kill -9 of one of two processes",
                     expected="both start again by themselves and end bit for bit")
 def test_restarts_bring_a_killed_process_and_its_peer_back(straight: Path, recovery: Callable[[float], None]) -> None:
