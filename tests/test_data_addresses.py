@@ -141,6 +141,7 @@ def twice(kind: str) -> Callable[[tuple[str, str, str], int], str]:
     return lambda asked, count: kind if count < TRIES else ""
 
 
+@pytest.mark.faults(row=49, fault="503, 429, a short or a cut body twice for every request", expected="the same pairs")
 @pytest.mark.parametrize("kind", ["503", "429", "short", "cut"])
 def test_what_passes_after_two_tries_leaves_no_trace(server, folder, kind):
     if kind == "short":  # a size that is a byte short is another size, not a fault that could be told
@@ -150,6 +151,7 @@ def test_what_passes_after_two_tries_leaves_no_trace(server, folder, kind):
     same(sources.open_source(server.url + "/{0..1}.tar", TXT), folder)
 
 
+@pytest.mark.faults(row=49, fault="503, 403, a short or a cut body for ever", expected="one line with the address")
 @pytest.mark.parametrize("kind, word", [("503", "503"), ("short", "bytes where"), ("cut", "3 tries"), ("403", "403")])
 def test_what_does_not_pass_is_one_line_with_the_address(server, kind, word):
     server.fault = lambda asked, count: kind if asked[:2] == ("GET", "/1.tar") else ""

@@ -257,6 +257,7 @@ def test_with_the_shipped_limits_being_offline_is_told_within_twenty_seconds(
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.faults(row=40, fault="the hub refuses the connection", expected="one try, then one line, within 20 s")
 def test_a_refused_connection_is_one_try_without_retries(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
