@@ -30,6 +30,7 @@ OUTCOMES: dict[str, tuple[set[str], dict[str, str]]] = {
     "sentence-transformers": ({"own_reader", "timm", "sentence-transformers"}, NO_TIMM),
     "open_clip": ({"own_reader", "open_clip_torch"}, {}),
     "onnx": ({"onnxruntime"}, {}),
+    "lit_tune": ({"own_reader"}, {}),
     "nomic": ({"own_reader"}, {
         "map": "pooling map; no bias on the keys; .* --format=onnx . open_clip . timm",
         "map + projection": "pooling map; a projection to 24",
