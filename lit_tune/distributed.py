@@ -254,6 +254,16 @@ def _get(key: str, timeout: float) -> str:
         raise errors.HangError(f"no answer from another process within {timeout:.0f} s ({key})") from error
 
 
+def vote(topic: str, word: str) -> None:
+    """Say a word on a topic, in the place of an earlier one of this process; with several processes only."""
+    _client().key_value_set(f"lit_tune/{topic}/{process_index()}", word, allow_overwrite=True)
+
+
+def votes(topic: str) -> list[str]:
+    """The words that processes have said on a topic so far."""
+    return [word for _, word in _client().key_value_dir_get(f"lit_tune/{topic}")]
+
+
 @contextmanager
 def leaving_together() -> Iterator[None]:
     """An error inside ends this process at once where there are several.
@@ -295,7 +305,7 @@ class StopAgreement:
     by as many steps as they like, and the devices are never waited for.
     """
 
-    VOTES = "lit_tune/stop"
+    TOPIC = "stop"
 
     def __init__(self, phases: Phases, *, poll_seconds: float = 0.5, timeout: float = 60.0) -> None:
         """Nothing happens before the `with` statement.
@@ -344,38 +354,32 @@ class StopAgreement:
         """A signal was caught here. `exit`: this process ends at once, so the others must not count on its vote."""
         if word == "exit":
             self._leaving = True
-            self._vote("exit")
+            vote(self.TOPIC, "exit")
             if process_index() == 0:
                 time.sleep(3 * self._poll_seconds)  # the votes live in this process: let the others see them
         self._asked.set()
 
-    def _vote(self, vote: str) -> None:
-        _client().key_value_set(f"{self.VOTES}/{process_index()}", vote, allow_overwrite=True)
-
-    def _votes(self) -> list[str]:
-        return [vote for _, vote in _client().key_value_dir_get(self.VOTES)]
-
     def _watch(self) -> None:
         """The thread: wait for a signal here or a vote from elsewhere, then settle the step."""
-        while not self._asked.wait(self._poll_seconds) and not self._votes():
+        while not self._asked.wait(self._poll_seconds) and not votes(self.TOPIC):
             continue
         if self._closed.is_set() or self._leaving:
             return
         self._phases.request_stop()
         with self._lock:  # the loop waits in `agreed`, so the vote stays true until all are in
-            self._vote(str(self._last))
-            votes = self._all_votes()
-            if "exit" in votes:
+            vote(self.TOPIC, str(self._last))
+            found = self._all_votes()
+            if "exit" in found:
                 self._phases.exit_now()
-            self._stop_at = max(map(int, votes)) + 1
+            self._stop_at = max(map(int, found)) + 1
 
     def _all_votes(self) -> list[str]:
         """One vote of each process (or fewer, if one of them says exit)."""
         deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
-            votes = self._votes()
-            if len(votes) == num_processes() or "exit" in votes:
-                return votes
+            found = votes(self.TOPIC)
+            if len(found) == num_processes() or "exit" in found:
+                return found
             time.sleep(0.05)
         os.write(2, f"a process did not answer within {self._timeout:.0f} s of a signal; ending\n".encode())
         os._exit(errors.HangError.exit_code)

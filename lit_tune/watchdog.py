@@ -5,6 +5,7 @@ can be raised there, and jax notices a lost process but not one that is alive an
 one line and all stacks, and ends the process with the exit code that means "restart me".
 """
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -32,7 +33,11 @@ UNMEASURED = 5  # times as long
 # waits have time-outs of their own, the longest 6 h (train.ORDER_S); only past them is standing still a hang.
 START_S = 7 * 3600.0
 BUSY = 0.05  # of a core: a start that computes this much, itself or in worker processes, is alive
-LINGER_S = 5.0  # of several processes: all are stuck at once, and each should say so before the first is gone
+HANG = "hang"  # what processes say to each other, see distributed.vote
+# Of several processes all end with 75 and their stacks: whoever is gone first takes the others' word away, the
+# coordinator even their lives (jax ends them by SIGABRT).
+LINGER_S = 10.0  # for the others to say that they end too
+LAST_TO_GO_S = 2.0  # longer that the coordinator stays
 LAST_S = 30  # the kernel ends the process after these, should even the telling get stuck
 
 
@@ -49,6 +54,8 @@ class Watchdog:
     - of `devices`, `compile`, `restore`, `save`, `eval`, and between the phases of the loop: `phase_s`;
     - of `start`: 7 h; there computing counts as life too.
 
+    Of several processes all end where one does: the others hear of it and show where they stand.
+
     Half-way (in `start` at half of `phase_s`) a warning says what is waited for. Time in which the whole process was
     stopped (Ctrl-Z, a sleeping laptop) does not count.
     """
@@ -64,6 +71,7 @@ class Watchdog:
         self._limits = limits
         self._tick = min(1.0, limits.step_s / 10)  # seconds between looks
         self._closed = threading.Event()
+        self._others = threading.Event()  # another process ends because of a hang
         self._times: deque[float] = deque(maxlen=100)  # seconds of a step, at the last looks that saw new ones
         self._measured = 0, 0.0  # steps so far, their seconds
         self._count = 0  # of the steps, those measured
@@ -75,6 +83,7 @@ class Watchdog:
         """Watches from here on."""
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._listen, name="watchdog-others", daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -107,11 +116,19 @@ class Watchdog:
             if sign[0] == "start":
                 self._see_work(now)
             waited, limit = now - max(sign[1], self._pardoned), self.limit(sign[0])
-            if waited > limit:
+            if waited > limit or self._others.is_set():
                 self._end(sign[0], waited)
             elif waited > min(limit, max(self._limits.phase_s, self._limits.step_s)) / 2 and sign != self._warned:
                 self._warned = sign
                 self._warn(sign[0], waited, limit)
+
+    def _listen(self) -> None:
+        """A thread of its own, since a coordinator that is stopped does not answer: hear of hangs elsewhere."""
+        while not self._closed.wait(self._tick):
+            joined = "devices" in self._phases.seconds  # a question before the processes have met ends them
+            if joined and distributed.num_processes() > 1 and _said():
+                self._others.set()
+                return
 
     def _measure(self) -> None:
         """Note the mean time of the steps since the last look."""
@@ -149,14 +166,31 @@ class Watchdog:
     def _end(self, phase: str, waited: float) -> None:
         """Say what is stuck, show all stacks, end."""
         signal.alarm(LAST_S)  # stderr may be a pipe that nobody reads, and the stacks are written under Python's lock
-        line = f"lit-tune: {self._where(phase, waited)}: this is a hang; the stacks of all threads, then exit code 75\n"
+        found = "this is a hang" + (", another process says" if self._others.is_set() else "")
+        line = f"lit-tune: {self._where(phase, waited)}: {found}; the stacks of all threads, then exit code 75\n"
         at_most(2.0, lambda: os.write(2, line.encode()))
         faulthandler.dump_traceback(file=2, all_threads=True)
         if distributed.num_processes() > 1:
-            time.sleep(LINGER_S)
+            at_most(LINGER_S, _tell_others)
+            time.sleep(LAST_TO_GO_S if distributed.process_index() == 0 else 0.0)
         for worker in multiprocessing.active_children():  # one that was stopped would never see that we are gone
             worker.kill()
         os._exit(errors.HangError.exit_code)
+
+
+def _tell_others() -> None:
+    """Say that this process ends; returns when all have said so."""
+    with contextlib.suppress(RuntimeError):  # the coordinator is lost
+        distributed.vote(HANG, "ends")
+    while len(_said()) < distributed.num_processes():
+        time.sleep(0.1)
+
+
+def _said() -> list[str]:
+    """The words of those that end; [] where the coordinator is lost, which ends this process anyway."""
+    with contextlib.suppress(RuntimeError):
+        return distributed.votes(HANG)
+    return []
 
 
 def cpu_seconds() -> float:
