@@ -18,7 +18,7 @@ from lit_tune.errors import ConfigError, explain
 from lit_tune.exports import source as sources
 from lit_tune.exports.parts import Source
 from lit_tune.model import VisionEncoder
-from lit_tune.rundir import differences
+from lit_tune.rundir import changed, short
 
 TEXT_FACTS = ("prefix", "max_length", "normalize", "weights_sha256")  # what makes texts the same vectors
 
@@ -86,8 +86,7 @@ def _check_same(a: Source, b: Source) -> None:
                               for one in (a, b)],
              "text towers": [_text_facts(one.text.description) for one in (a, b)]}  # fmt: skip
     for what, (ours, theirs) in pairs.items():
-        found = [f"{key} {change.replace(' recorded,', ',').replace(' given', '')}"
-                 for key, change in differences(ours, theirs).items()]  # fmt: skip
+        found = [f"{key} {short(one)}, {short(other)}" for key, (one, other) in changed(ours, theirs).items()]
         if found:
             more = f" and {len(found) - 4} more" if len(found) > 4 else ""
             raise ConfigError(explain(f"average of {a.name} and {b.name}", expected=f"{what} that are the same",

@@ -130,12 +130,17 @@ def resolved(config: ConfigDict) -> dict[str, Any]:
 
     So a run may go on with another signature of the same shards.
     """
-    return redact_values(json.loads(json.dumps(config.copy_and_resolve_references().to_dict())))
+    return _plain(config.copy_and_resolve_references().to_dict())
 
 
 def facts(config: ConfigDict) -> dict[str, Any]:
     """{dotted key: JSON value} of every key, addresses without secrets: what the processes of a run compare."""
-    return redact_values(json.loads(json.dumps(flat(config))))
+    return _plain(flat(config))
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON values, tuples as lists, addresses without secrets."""
+    return redact_values(json.loads(json.dumps(values)))
 
 
 def to_json(config: ConfigDict) -> str:

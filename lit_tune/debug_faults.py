@@ -4,6 +4,7 @@ STEP is the number of steps trained before; without PROCESS it happens on all. T
 so is the fault, wherever the run passes STEP again.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ KINDS = {
     "raise": "an exception instead of the step",
     "clock": "the clock of the day jumps back by one hour",
 }
-IN_THE_STEP = ("nan", "spike")  # lit_tune.step makes these
+FACTORS = {"nan": math.nan, "spike": 1000.0}  # what lit_tune.step multiplies loss and gradients by
 SLOW_S = 20.0
 BACK_S = 3600
 

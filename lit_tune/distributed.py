@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import jax
@@ -260,8 +260,10 @@ def vote(topic: str, word: str) -> None:
 
 
 def votes(topic: str) -> list[str]:
-    """The words that processes have said on a topic so far."""
-    return [word for _, word in _client().key_value_dir_get(f"lit_tune/{topic}")]
+    """The words that processes have said on a topic so far; [] while the coordinator does not answer."""
+    with suppress(RuntimeError):
+        return [word for _, word in _client().key_value_dir_get(f"lit_tune/{topic}")]
+    return []
 
 
 @contextmanager

@@ -129,16 +129,15 @@ class Tolerated:
         try:
             write()
         except OSError as error:
-            self.tell(name, f"cannot be written ({error})")
+            self.tell(name, "unwritable", f"cannot be written ({error})")
             return False
         return True
 
-    def tell(self, name: str, what: str) -> None:
-        """A line on stderr about the file `name`, once for each first word of it."""
-        key = name, what.split()[0]
-        if key not in self._told:
+    def tell(self, name: str, kind: str, what: str) -> None:
+        """A line on stderr about the file `name`, once for each kind of trouble."""
+        if (name, kind) not in self._told:
             print(f"lit_tune: warning: {self._folder / name} {what}; training goes on", file=sys.stderr, flush=True)
-        self._told.add(key)
+        self._told.add((name, kind))
 
 
 def sync(path: Any) -> None:

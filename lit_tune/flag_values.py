@@ -61,7 +61,7 @@ def fault(text: str) -> tuple[str, int, int | None]:
     step, _, process = place.partition(":")
     if kind not in debug_faults.KINDS:
         raise ValueError(f"the kinds of fault are {', '.join(debug_faults.KINDS)}")
-    if kind in debug_faults.IN_THE_STEP and process:
+    if kind in debug_faults.FACTORS and process:
         raise ValueError(f"{kind} is always on all processes: the loss is one number of all")
     return kind, from_zero(step), from_zero(process) if process else None
 

@@ -112,11 +112,6 @@ class MetricWriter:
             self._out.write(line + "\n")
         self._out.flush()
 
-    def sync(self) -> None:
-        """Force metrics.jsonl to disk."""
-        if self._active:
-            self._tolerated.attempt(self._file.name, lambda: files.sync(self._file))
-
     def close(self) -> None:
         """Close TensorBoard's file and end the bar's line."""
         if self._unwritten:
@@ -135,7 +130,7 @@ class MetricWriter:
     def _append(self) -> None:
         """Write the lines that are waiting."""
         if self._begun and not self._file.exists():
-            self._tolerated.tell(self._file.name, "has gone and is made anew")
+            self._tolerated.tell(self._file.name, "gone", "has gone and is made anew")
         files.append_lines(self._file, self._unwritten)
         self._begun, self._unwritten = True, []
 

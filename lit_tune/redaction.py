@@ -7,10 +7,10 @@ kept: not in config.json, checkpoints, cards, pages or messages.
 import re
 from typing import Any
 
-_USER = re.compile(r"(?<=://)[^/\s?#'\"]*@")  # up to the last @: a password may hold one
+_USER = re.compile(r"(?<=://)[^/\s?#\"]*@")  # up to the last @: a password may hold one
 # In keys of gs:// and s3:// (and of fsspec's memory) a ? is a sign like others; anywhere else a query follows it, also
 # at kinds of addresses that are refused: the line that refuses them shows them.
-_QUERY = re.compile(r"(\b(?!(?:gs|s3|memory):)[a-z][a-z0-9+.-]*://[^\s?'\"<>()]*)\?[^\s\"<>]*?(?=['(),:;]*(?:[\s\"<>]|$))",
+_QUERY = re.compile(r"(\b(?!(?:gs|s3|memory):)[a-z][a-z0-9+.-]*://[^\s?\"<>]*)\?[^\s\"<>]*?(?=['(),:;]*(?:[\s\"<>]|$))",
                     re.IGNORECASE)  # fmt: skip
 
 

@@ -19,6 +19,7 @@ MAY_CHANGE = ("log.", "checkpoint.every", "checkpoint.keep", "watchdog.")
 SAME_SAMPLES = ("data.workers", "data.threads", "data.prefetch", "data.cache_decoded_mib")
 
 NEW_KEY = "absent in the record"
+ABSENT = object()  # in the place of a value that is not there
 
 
 class RunDir:
@@ -188,19 +189,23 @@ def read_eval_page(workdir: Any, step: int) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def differences(recorded: Any, wanted: Any, prefix: str = "") -> dict[str, str]:
+def differences(recorded: Any, wanted: Any) -> dict[str, str]:
     """{"optim.lr": "0.001 recorded, 0.002 given"} for every key that differs between two nested dicts."""
-    if not (isinstance(recorded, dict) and isinstance(wanted, dict)):
-        return {} if recorded == wanted else {prefix: f"{_short(recorded)} recorded, {_short(wanted)} given"}
-    found: dict[str, str] = {}
-    for key in dict.fromkeys((*recorded, *wanted)):
+    return {name: f"{NEW_KEY if old is ABSENT else f'{short(old)} recorded'}, "
+                  f"{'absent now' if new is ABSENT else f'{short(new)} given'}"
+            for name, (old, new) in changed(recorded, wanted).items()}  # fmt: skip
+
+
+def changed(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """{"optim.lr": (0.001, 0.002)} for every key that differs between two nested dicts; ABSENT for one that lacks."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return {} if before == after else {prefix: (before, after)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in dict.fromkeys((*before, *after)):
         name = f"{prefix}.{key}" if prefix else key
-        if key not in wanted:
-            found[name] = f"{_short(recorded[key])} recorded, absent now"
-        elif key not in recorded:
-            found[name] = f"{NEW_KEY}, {_short(wanted[key])} given"
-        else:
-            found |= differences(recorded[key], wanted[key], name)
+        both = key in before and key in after
+        found |= changed(before[key], after[key], name) if both else {
+            name: (before[key] if key in before else ABSENT, after[key] if key in after else ABSENT)}
     return found
 
 
@@ -303,7 +308,7 @@ def _refuse(what: str, changes: dict[str, str], file: Any, do: str) -> None:
         raise ConfigError(f"{file} records {what}: {'; '.join(listed[:8])}{more}; {do}{extend}")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A value for a message."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

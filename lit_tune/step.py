@@ -8,13 +8,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from lit_tune import optim, sharding, tree
+from lit_tune import debug_faults, optim, sharding, tree
 from lit_tune.forward import Batch, Forward, value_and_grads
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
 from lit_tune.text.provider import live_text_tower
 
-FAULTS = {"nan": jnp.nan, "spike": 1000.0}  # of `--debug_fault`: what loss and gradients are multiplied by
 NORMS = 64  # gradient norms that `optim.skip_spikes` takes the median of
 
 State = dict[str, Any]
@@ -40,8 +39,8 @@ def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] 
         config: a checked config.
         mesh: axes data, fsdp, tensor.
         skip_batches: half-open range of steps that are executed as skipped.
-        fault: of `--debug_fault`: (kind, step, process); a kind in FAULTS makes loss and gradients of that step so many
-            times what they are, others are none of the step's.
+        fault: of `--debug_fault`: (kind, step, process); a kind in debug_faults.FACTORS makes loss and gradients of
+            that step so many times what they are, others are none of the step's.
 
     Returns:
         `Built`; `step(state, batch, text_params) -> (state, metrics, embeddings)` donates its state. `metrics` are
@@ -66,8 +65,8 @@ def build_step(config: ConfigDict, mesh: Mesh, *, skip_batches: tuple[int, int] 
         frozen, trained = split_frozen(config, state["params"])
 
         loss, metrics, embeddings, grads = value_and_grads(model, frozen, trained, text_params, batch, state["step"])
-        if fault and fault[0] in FAULTS:
-            factor = jnp.where(state["step"] == fault[1], FAULTS[fault[0]], 1.0)
+        if fault and fault[0] in debug_faults.FACTORS:
+            factor = jnp.where(state["step"] == fault[1], debug_faults.FACTORS[fault[0]], 1.0)
             loss, grads = jax.tree.map(lambda x: x * factor, (loss, grads))
         grad_norm = optim.global_norm(grads)  # before the clip
         start, stop = skip_batches

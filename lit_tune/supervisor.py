@@ -48,14 +48,14 @@ def main(argv: Sequence[str]) -> int:
 
 def supervise(child: "_Child", restarts: int, folders: StepFolders, preempted_exit_code: int) -> int:
     """The exit code of the last start, after at most `restarts` in a row that brought no newer checkpoint."""
-    newest, left = _newest(folders), restarts
+    newest, left = _newest(folders, 0), restarts
     while True:
         code = child.run()
         if child.stopped and code in (-signal.SIGTERM, -signal.SIGINT):  # it had not yet begun
             return _preempted(newest, preempted_exit_code)
         if child.stopped or (code >= 0 and code not in RESTARTED):
             break
-        before, newest = newest, _newest(folders)
+        before, newest = newest, _newest(folders, newest)
         left = restarts if newest > before else left
         what = f"lit-tune: the run {_told(code)}; newest checkpoint: {f'step {newest}' if newest else 'none'}"
         if left == 0:
@@ -69,9 +69,16 @@ def supervise(child: "_Child", restarts: int, folders: StepFolders, preempted_ex
     return code if code >= 0 else 128 - code
 
 
-def _newest(folders: StepFolders) -> int:
-    """The newest finished checkpoint; 0 for none."""
-    return max(folders.steps(), default=0)
+def _newest(folders: StepFolders, known: int) -> int:
+    """The newest finished checkpoint, 0 for none; the one that is known where the disk or the store does not answer.
+
+    That may be the very reason why the run ended, and a restart is what helps.
+    """
+    try:
+        return max(folders.steps(), default=0)
+    except Exception as error:  # object stores raise errors of their own kinds
+        _say(f"lit-tune: the checkpoints cannot be listed now ({type(error).__name__}: {error})")
+        return known
 
 
 def _preempted(newest: int, exit_code: int) -> int:
@@ -83,7 +90,8 @@ def _preempted(newest: int, exit_code: int) -> int:
 def _told(code: int) -> str:
     """How a process ended, in words."""
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        known = -code in signal.Signals.__members__.values()
+        return f"was ended by {signal.Signals(-code).name if known else f'signal {-code}'}"
     reason = " (a hang, or another process was lost)" if code == errors.HangError.exit_code else ""
     return f"ended with exit code {code}{reason}"
 

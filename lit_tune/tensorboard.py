@@ -26,13 +26,16 @@ class EventFile:
         self._writer: Any = None
         self._opened = 0
         self._flushed = 0.0
+        self._again = 0.0  # when to try once more after a failure
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add the numbers of a step.
 
         Raises:
-            OSError: they could not be written; the next call begins another file.
+            OSError: they could not be written. For FLUSH_SECONDS numbers are left out then, not a file begun for each.
         """
+        if time.monotonic() < self._again:
+            return
         from tensorboardX.proto.event_pb2 import Event  # takes half a second
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -74,6 +77,7 @@ class EventFile:
 
     def _give_up(self) -> None:
         """Leave a file that cannot be written, whatever of it is still in memory."""
+        self._again = time.monotonic() + FLUSH_SECONDS
         try:
             self.close()
         except OSError:

@@ -85,7 +85,7 @@ class Run:
     step: int  # steps trained so far
     goodput: Goodput
     growth: watch.Growth | None  # None where a run starts from random numbers: there everything grows
-    numbers: BadSteps
+    bad_steps: BadSteps
     line: "Line | None" = None  # of an earlier step, not yet written
     cpu_start: float = field(default_factory=time.process_time)
     booked: float = 0.0  # seconds of evaluating and saving that earlier log lines took account of
@@ -146,17 +146,18 @@ def train(flags: TrainFlags, phases: Phases) -> int:
                 phases.saved_step, state, saved = restored
                 order.check_same(saved)
             phases.step = step = phases.saved_step
-            goodput = Goodput(phases, saved.get("goodput"), read_metrics(directory.path),
-                              ended=directory.final() is not None)
+            past = read_metrics(directory.path)
+            goodput = Goodput(phases, saved.get("goodput"), past, ended=directory.final() is not None)
             directory.resume_at(step)
             batches = Batches(text.source, text.rows, order, config, mesh, start_step=step)
             phases.reading = batches.reading
-            growth = watch.Growth(read_metrics(directory.path)) if config.vision.init_from else None
-            numbers = BadSteps(skipped=float(jax.device_get(state["skipped"])), by_hand=flags.skip_batches,
-                               samples=partial(planned_samples, text.source, order), write=directory.bad_batches,
-                               saved=saved.get("numbers"), scale_max=config.loss.logit_scale_max)
+            growth = (watch.Growth(line for line in past if line["step"] <= step)
+                      if config.vision.init_from else None)
+            bad_steps = BadSteps(skipped=float(jax.device_get(state["skipped"])), by_hand=flags.skip_batches,
+                                 samples=partial(planned_samples, text.source, order), write=directory.bad_batches,
+                                 saved=saved.get("bad_steps"), scale_max=config.loss.logit_scale_max)
             run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, evaluations, meta,
-                      state, step, goodput, growth, numbers)
+                      state, step, goodput, growth, bad_steps)
             console.print_facts(config, built, source, text.facts, resumed_at=step)
             with batches:
                 return loop(run)
@@ -202,11 +203,11 @@ def loop(run: Run) -> int:
                 if compiling:
                     jax.block_until_ready(metrics["loss"])
                     compiling = False
-                run.numbers.started(run.step, metrics)  # waits for an earlier step
+                run.bad_steps.started(run.step, metrics)  # waits for an earlier step
             run.step = phases.step = run.step + 1
             # The line of an earlier step, now that its numbers are there and the device has this step to work on.
             write_line(run, writer, clock)
-            run.numbers.check()
+            run.bad_steps.check()
             if run.step % config.log.every == 0 or run.step == total or run.step == 1:
                 run.line = look(run, batch, metrics, embeddings)
             if run.checkpoints.poll():  # a save that failed in the background gets its second try
@@ -251,12 +252,12 @@ def write_line(run: Run, writer: MetricWriter, clock: Throughput) -> None:
         return
     step = line.step
     with run.phases.enter("step"):
-        run.numbers.settle(step)
+        run.bad_steps.settle(step)
         values = {f"train/{name}": float(value)
                   for name, value in jax.device_get(line.metrics | line.shape | line.block_stats).items()}
     for warning in run.growth.look(values) if run.growth and line.block_stats else ():
         console.warn(f"step {step}: {warning}")
-    values |= line.data | run.numbers.metrics() | {
+    values |= line.data | run.bad_steps.metrics() | {
         **run.goodput.shares(), "perf/cpu_s": time.process_time() - run.cpu_start,
         **clock.rates(step, run.batches.take_wait(), run.elsewhere())}
     writer.write(step, "train", values)
@@ -290,12 +291,12 @@ def evaluate(run: Run, writer: MetricWriter, with_sets: bool, with_tasks: bool) 
 def save(run: Run, scores: dict[str, float], *, wait: bool = False) -> None:
     """Start to save the current step; the writing goes on behind the next steps."""
     with run.phases.enter("save"):
-        run.numbers.settle(run.step)
-        run.numbers.check()
+        run.bad_steps.settle(run.step)
+        run.bad_steps.check()
         run.directory.sync()  # the lines on disk are never behind the checkpoint
         save = run.checkpoints.save_now if wait else run.checkpoints.save
         save(run.step, run.state, run.meta | {"metrics": scores, "goodput": run.goodput.record(),
-                                              "numbers": run.numbers.record()})
+                                              "bad_steps": run.bad_steps.record()})
         run.phases.saved_step = run.checkpoints.saved_step
 
 

@@ -126,7 +126,7 @@ class Watchdog:
         """A thread of its own, since a coordinator that is stopped does not answer: hear of hangs elsewhere."""
         while not self._closed.wait(self._tick):
             joined = "devices" in self._phases.seconds  # a question before the processes have met ends them
-            if joined and distributed.num_processes() > 1 and _said():
+            if joined and distributed.num_processes() > 1 and distributed.votes(HANG):
                 self._others.set()
                 return
 
@@ -182,15 +182,8 @@ def _tell_others() -> None:
     """Say that this process ends; returns when all have said so."""
     with contextlib.suppress(RuntimeError):  # the coordinator is lost
         distributed.vote(HANG, "ends")
-    while len(_said()) < distributed.num_processes():
+    while len(distributed.votes(HANG)) < distributed.num_processes():
         time.sleep(0.1)
-
-
-def _said() -> list[str]:
-    """The words of those that end; [] where the coordinator is lost, which ends this process anyway."""
-    with contextlib.suppress(RuntimeError):
-        return distributed.votes(HANG)
-    return []
 
 
 def cpu_seconds() -> float:
@@ -206,6 +199,6 @@ def cpu_seconds() -> float:
 def _read(path: Path) -> str:
     """The text of a small system file; "" where the thread or process it tells of has gone."""
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")  # a process's name may be any bytes
     except OSError:
         return ""

@@ -47,6 +47,12 @@ def recovery(record_property: Callable[[str, object], None]) -> Callable[[float]
     return lambda seconds: record_property("recovery_s", seconds)
 
 
+@pytest.fixture
+def no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export asks no other package, whichever are installed: they are slow, and have tests of their own."""
+    monkeypatch.setattr("lit_tune.exports.peers.PEERS", ())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the dear files first, in the order of DEAR; the rest stays as it was."""
     place = {name: number for number, name in enumerate(DEAR)}

@@ -29,9 +29,7 @@ class Home:
     @classmethod
     def make(cls, folder: Path, **settings: Any) -> "Home":
         """A new one, with text tower and pictures."""
-        tiny.text_folder(folder / "text")
-        tiny.picture_folder(folder / "pictures")
-        return cls(folder, settings)
+        return cls(tiny.make_home(folder), settings)
 
     def run(self, name: str, *words: str, devices: int = 1, environment: dict[str, str] | None = None,
             **changes: Any) -> subprocess.Popen:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -13,13 +12,6 @@ from pathlib import Path
 import tiny
 
 STEPS = 60  # 24 pictures, 8 a step: 20 epochs
-
-
-def make_home(home: Path) -> Path:
-    """A folder with the text tower and the pictures that runs are made of."""
-    tiny.text_folder(home / "text")
-    tiny.picture_folder(home / "pictures")
-    return home
 
 
 def run(home: Path, name: str, *words: str, **changes: object) -> subprocess.Popen:
@@ -31,7 +23,7 @@ def run(home: Path, name: str, *words: str, **changes: object) -> subprocess.Pop
 def run_several(home: Path, name: str, *words: str, numbers: Sequence[int] = (0, 1), count: int = 2,
                 **changes: object) -> list[subprocess.Popen]:
     """The started processes `numbers` of a run of `count`."""
-    place = f"--coordinator=127.0.0.1:{free_port()}"
+    place = f"--coordinator=127.0.0.1:{tiny.free_port()}"
     return [run(home, name, *words, place, f"--num_processes={count}", f"--process_id={number}", **changes)
             for number in numbers]
 
@@ -48,11 +40,13 @@ def finish(processes: Sequence[subprocess.Popen], timeout: float = 240) -> tuple
     return [process.returncode for process in processes], outputs
 
 
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def straight(home: Path, count: int = 1) -> str:
+    """The name of a run of `count` processes that nobody disturbs, once it has ended well."""
+    name = f"straight-{count}"
+    alone = count == 1
+    codes, outputs = finish([run(home, name)] if alone else run_several(home, name, numbers=range(count), count=count))
+    assert set(codes) == {0}, outputs
+    return name
 
 
 def children(pid: int, command: str = "") -> list[int]:

@@ -13,13 +13,8 @@ from small_models import picture, small_config, write_run, write_text_tower
 import lit_tune
 from lit_tune import cli, tree
 from lit_tune.averaging import between
-from lit_tune.exports import peers
 
-
-@pytest.fixture(autouse=True)
-def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No peer is asked here: they are slow, and read other formats."""
-    monkeypatch.setattr(peers, "PEERS", ())
+pytestmark = pytest.mark.usefixtures("no_peers")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Steps that are skipped: counted, their samples written down, the end of a run that meets too many of them."""
 
 import json
-import socket
 import statistics
 import time
 from collections.abc import Callable
@@ -129,10 +128,7 @@ def test_a_temperature_at_its_clamp_or_running_away_is_told_of_once() -> None:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the text tower and the pictures."""
-    home = tmp_path_factory.mktemp("numbers")
-    tiny.text_folder(home / "text")
-    tiny.picture_folder(home / "pictures")
-    return home
+    return tiny.make_home(tmp_path_factory.mktemp("numbers"))
 
 
 def run(home: Path, name: str, *words: str, **changes: object) -> tuple[int, str]:
@@ -215,9 +211,7 @@ def test_a_spike_is_told_of_and_skipped_where_asked_for(home: Path, recovery: Ca
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_processes_end_together_and_write_each_batch_once(home: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{tiny.free_port()}"
     words = tiny.arguments(home / "text", home / "pictures", home / "two", optim__lr=1e37, loss__logit_scale_max=0.0,
                            log__every=1000, checkpoint__every=1, eval__sets=())
     both = [tiny.start([*words, f"--coordinator={address}", "--num_processes=2", f"--process_id={i}"], home / "cache")

@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -21,6 +20,7 @@ import numpy as np
 import optax
 import pytest
 import simulated
+import tiny
 from jax.sharding import NamedSharding, PartitionSpec as P, SingleDeviceSharding
 
 from lit_tune import checkpoint, step_folders, tree, verify
@@ -446,9 +446,7 @@ def test_state_sharded_over_eight_devices_is_restored_on_one_and_on_other_axes(t
 
 @pytest.mark.multiprocess
 def test_two_processes_save_set_damage_aside_and_restore_and_one_process_reads_it(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = tiny.free_port()
     processes = [start("""
         distributed.initialize(initialization_timeout=60, heartbeat_timeout=10, shutdown_timeout=10)
         with checkpoint.Checkpointer(root, keep=2) as checkpoints:

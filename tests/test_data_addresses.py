@@ -201,6 +201,7 @@ def test_an_address_has_the_parts_of_a_path():
     assert str(address) == "https://host:8/a/b.c/00.x.tar" and repr(address) == f"Address({str(address)!r})"
     assert (address.name, address.stem, address.suffix) == ("00.x.tar", "00.x", ".tar")
     assert address.with_name("sizes.json").url == "https://me:word@host:8/a/b.c/sizes.json?sig=a/b.c"
+    assert str(Address("https://me:a \"b@host/a (1).tar?sig=1")) == "https://host/a (1).tar"
     assert Address("s3://b/what?.tar").name == "what?.tar"  # a key may hold any sign
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -11,6 +10,7 @@ import time
 
 import pytest
 import simulated
+import tiny
 
 from lit_tune import distributed
 from lit_tune.errors import ConfigError
@@ -27,19 +27,12 @@ def say(*words):
 """
 
 
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def start(body: str, number: int = 2) -> list[subprocess.Popen]:
     """`number` processes of one run, each running `body` after joining the others."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": simulated.flags(1),
-        "LIT_TUNE_COORDINATOR": f"127.0.0.1:{free_port()}",
+        "LIT_TUNE_COORDINATOR": f"127.0.0.1:{tiny.free_port()}",
         "LIT_TUNE_NUM_PROCESSES": str(number),
     }
     code = PRELUDE + textwrap.dedent(body)
@@ -162,7 +155,7 @@ def test_signal_before_the_first_step_ends_all_processes() -> None:
 @pytest.mark.parametrize("alone", [0, 1])
 def test_process_whose_peers_do_not_come_ends_with_one_line_and_75(alone: int) -> None:
     code = ("from lit_tune import distributed\n"
-            f"distributed.initialize('127.0.0.1:{free_port()}', 2, {alone}, initialization_timeout=2)")
+            f"distributed.initialize('127.0.0.1:{tiny.free_port()}', 2, {alone}, initialization_timeout=2)")
     result = subprocess.run([sys.executable, "-c", code], env=os.environ | {"JAX_PLATFORMS": "cpu"},
                             capture_output=True, text=True, timeout=30)
     assert result.returncode == 75

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import simulated
@@ -401,7 +402,9 @@ def test_memory_of_a_host_is_what_the_page_on_input_speed_says(tmp_path: Path, t
     assert planned.check_memory(config, 1, System(text_folder, {})) == []  # nothing is known there
 
 
-def test_a_control_group_and_a_small_dev_shm_limit_memory(tmp_path: Path, text_folder: Path) -> None:
+def test_a_control_group_and_a_small_dev_shm_limit_memory(
+    tmp_path: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file(tmp_path, "proc/meminfo", f"MemAvailable: {64 << 20} kB\n")
     assert System(tmp_path, {}).memory_available() == 64 << 30
     file(tmp_path, "sys/fs/cgroup/memory.max", "max\n")
@@ -409,7 +412,12 @@ def test_a_control_group_and_a_small_dev_shm_limit_memory(tmp_path: Path, text_f
     file(tmp_path, "sys/fs/cgroup/memory.max", f"{3 << 30}\n")
     file(tmp_path, "sys/fs/cgroup/memory.current", f"{1 << 30}\n")
     assert System(tmp_path, {}).memory_available() == 2 << 30
+    file(tmp_path, "sys/fs/cgroup/memory.stat", f"anon 5\nfile {900 << 20}\ninactive_file {512 << 20}\n")
+    assert System(tmp_path, {}).memory_available() == (2 << 30) + (512 << 20), "pages of files are given up"
     config = small(text_folder, ("data.workers", "2"), ("global_batch", "1024"))
+    assert planned.check_memory(config, 1024, System(tmp_path, {})) == [], "no /dev/shm: a system without it"
+    (tmp_path / "dev" / "shm").mkdir(parents=True)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
     told(planned.check_memory(config, 1024, System(tmp_path, {})), "/dev/shm", "--shm-size=1g", "workers=0")
 
 

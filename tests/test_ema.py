@@ -26,8 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("ema")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIT_TUNE_CACHE", str(home / "cache"))
-        tiny.text_folder(home / "text")
-        tiny.picture_folder(home / "pictures")
+        tiny.make_home(home)
         assert start(home, "straight") == 0
         yield home
 
@@ -66,7 +65,7 @@ def test_a_resumed_run_has_the_average_and_the_level_of_norms_bit_for_bit(home: 
     straight, resumed = (state_at(home, name, STEPS) for name in ("straight", "resumed"))
     assert straight.keys() == resumed.keys() and any(key.startswith("ema/") for key in straight)
     assert [key for key in straight if not np.array_equal(straight[key], resumed[key])] == []
-    meta = [read_state(home / name, STEPS)[1]["numbers"] for name in ("straight", "resumed")]
+    meta = [read_state(home / name, STEPS)[1]["bad_steps"] for name in ("straight", "resumed")]
     assert meta[0] == meta[1] and len(meta[0]["spikes"]["loss"]) == STEPS
     ends = [json.loads((home / name / "final.json").read_text()) for name in ("straight", "resumed")]
     assert ends[0] == ends[1] and any(key.startswith("val/") for key in ends[0]["eval"])

@@ -1,7 +1,6 @@
 """What a user does after training: evaluate, export, embed, search, load, go on from weights; on several devices."""
 
 import json
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,7 @@ from lit_tune import cli, tower, tree
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the text tower, the pictures and a finished run."""
-    home = tmp_path_factory.mktemp("end")
-    tiny.text_folder(home / "text")
-    tiny.picture_folder(home / "pictures")
+    home = tiny.make_home(tmp_path_factory.mktemp("end"))
     code, output = tiny.finish(train(home, "run", total_steps=60, log__block_stats_steps=2))
     assert code == 0, output
     return home
@@ -145,9 +142,7 @@ def test_an_absurd_learning_rate_after_a_warm_start_is_told_once_for_each_block_
 
 @pytest.mark.multiprocess
 def test_two_processes_start_from_weights_train_save_and_agree_with_one(home: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = tiny.free_port()
     words = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
     start = dict(total_steps=20, optim__warmup_steps=10, vision__init_from=home / "run", log__block_stats_steps=20,
                  optim__ema_decay=0.9)

@@ -31,10 +31,7 @@ SCORES = {"val/toys/zeroshot/top1": 0.5, "val/toys/zeroshot/top1_chance": 0.125,
           "val/toys/zeroshot/top1_floor_pixels": 0.25}  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No peer is asked here, whichever are installed: they are slow, and have tests of their own."""
-    monkeypatch.setattr(peers, "PEERS", ())
+pytestmark = pytest.mark.usefixtures("no_peers")
 
 
 @pytest.fixture(scope="module")

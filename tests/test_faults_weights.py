@@ -35,10 +35,7 @@ CONFIGS = {  # the same weights under a config that says otherwise
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole text tower, and pictures."""
-    home = tmp_path_factory.mktemp("weights")
-    tiny.text_folder(home / "text")
-    tiny.picture_folder(home / "pictures")
-    return home
+    return tiny.make_home(tmp_path_factory.mktemp("weights"))
 
 
 def refused(home: Path, text: Path | str, run: Path, **environment: str) -> tuple[str, float]:

@@ -20,23 +20,19 @@ SOON = {"watchdog__step_s": 8.0}  # instead of two minutes; the machine that tes
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the text tower and the pictures."""
-    return several.make_home(tmp_path_factory.mktemp("hangs"))
+    return tiny.make_home(tmp_path_factory.mktemp("hangs"))
 
 
 @pytest.fixture(scope="module")
 def straight(home: Path) -> str:
     """The name of a run of one process that nobody disturbed."""
-    code, output = tiny.finish(several.run(home, "straight"))
-    assert code == 0, output
-    return "straight"
+    return several.straight(home)
 
 
 @pytest.fixture(scope="module")
 def straight_2(home: Path) -> str:
     """The name of a run of two processes that nobody disturbed."""
-    codes, outputs = several.finish(several.run_several(home, "straight-2"))
-    assert codes == [0, 0], outputs
-    return "straight-2"
+    return several.straight(home, 2)
 
 
 def goes_on(home: Path, name: str, straight: str, processes: list[subprocess.Popen], began: float) -> float:

@@ -140,9 +140,7 @@ real_runs = pytest.mark.skipif(not (Path(sys.executable).parent / "lit-tune").ex
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with pictures and a run of two processes that nobody disturbed."""
-    home = tmp_path_factory.mktemp("local")
-    tiny.text_folder(home / "text")
-    tiny.picture_folder(home / "pictures")
+    home = tiny.make_home(tmp_path_factory.mktemp("local"))
     code, output = tiny.finish(real(home, "straight"))
     assert code == 0, output
     return home

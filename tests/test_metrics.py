@@ -18,7 +18,6 @@ def test_line_has_step_kind_time_and_values(tmp_path: Path) -> None:
     with MetricWriter(tmp_path, total_steps=10) as writer:
         assert writer.write(5, "train", {"train/loss": np.float32(1.5), "data/batch_digest": "ab", "n": np.int64(3)})
         assert writer.write(5, "val", {"val/dev/top1": 0.5, "bad": float("nan")})
-        writer.sync()
     train, val = read_lines(tmp_path / "metrics.jsonl")
     assert abs(train.pop("time") - time.time()) < 60
     assert train == {"step": 5, "kind": "train", "train/loss": 1.5, "data/batch_digest": "ab", "n": 3}
@@ -39,7 +38,6 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
     with MetricWriter(tmp_path, total_steps=10, process_index=1, out=out) as writer:
         assert writer.write(5, "train", {"x": 1}) is False
         writer.progress(5, {"train/loss": 1.0})
-        writer.sync()
     assert list(tmp_path.iterdir()) == []
     assert out.getvalue() == ""
 
@@ -83,7 +81,8 @@ def test_a_full_disk_costs_neither_the_training_nor_a_line(tmp_path: Path) -> No
     assert done.stderr.count("metrics.jsonl cannot be written") == done.stderr.count("tb cannot be written") == 1
     text = (tmp_path / "metrics.jsonl").read_text()
     assert [json.loads(line)["step"] for line in text.splitlines()] == list(range(1, 61))
-    assert any(b"train/t" in file.read_bytes() for file in (tmp_path / "tb").iterdir())
+    files = list((tmp_path / "tb").iterdir())
+    assert any(b"train/a" in file.read_bytes() for file in files) and len(files) <= 2, "not a file for each step"
 
 
 def test_tensorboard_has_the_numbers(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ SIGNED = "https://me:word@host:8/a/{00000..00003}.tar?X-Amz-Signature=abc123&X-A
         ("HTTPS://me:word@host/a.tar?sig=1", "HTTPS://host/a.tar"),
         ("az://bucket/a.tar?sig=1: expected gs://", "az://bucket/a.tar: expected gs://"),
         ("https://me:wo@rd@host/a.tar", "https://host/a.tar"),
+        ("https://me:wo'rd@host/a(1).tar?sig=1", "https://host/a(1).tar"),
+        ("https://host/it's/a.tar?sig=1 failed", "https://host/it's/a.tar failed"),
         ("('0.7=http://h/a?sig=1,2', '0.3=http://h/b?sig=(3)4')", "('0.7=http://h/a', '0.3=http://h/b')"),
     ],
 )  # fmt: skip

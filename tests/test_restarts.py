@@ -13,27 +13,26 @@ import pytest
 import several
 import tiny
 
+from lit_tune import supervisor
+from lit_tune.step_folders import StepFolders
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the text tower and the pictures."""
-    return several.make_home(tmp_path_factory.mktemp("restarts"))
+    return tiny.make_home(tmp_path_factory.mktemp("restarts"))
 
 
 @pytest.fixture(scope="module")
 def straight(home: Path) -> str:
     """The name of a run of one process that nobody disturbed."""
-    code, output = tiny.finish(several.run(home, "straight"))
-    assert code == 0, output
-    return "straight"
+    return several.straight(home)
 
 
 @pytest.fixture(scope="module")
 def straight_2(home: Path) -> str:
     """The name of a run of two processes that nobody disturbed."""
-    codes, outputs = several.finish(several.run_several(home, "straight-2"))
-    assert codes == [0, 0], outputs
-    return "straight-2"
+    return several.straight(home, 2)
 
 
 def kill_one_of_two(home: Path, straight: str, number: int) -> float:
@@ -170,6 +169,21 @@ def test_death_by_a_signal_is_restarted_and_told_as_a_shell_does(tmp_path: Path)
     assert supervised(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", 1) == (137, 2, [
         "lit-tune: the run was ended by SIGKILL; newest checkpoint: none; restart 1 of 1 in 1 s",
         "lit-tune: the run was ended by SIGKILL; newest checkpoint: none; no newer one in 1 restart: giving up"])
+
+
+def test_a_disk_that_does_not_answer_and_a_signal_without_a_name_do_not_end_the_supervisor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(folders: StepFolders) -> list[int]:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(StepFolders, "steps", fails)
+    monkeypatch.setattr(supervisor._Child, "stop_within", lambda child, seconds: False)
+    with supervisor._Child([sys.executable, "-c", "import os; os.kill(os.getpid(), 40)"]) as child:
+        assert supervisor.supervise(child, 1, StepFolders(tmp_path, read_only=True), 0) == 128 + 40
+    said = capsys.readouterr().err
+    assert said.count("cannot be listed now (OSError: [Errno 5] Input/output error)") == 3
+    assert said.count("was ended by signal 40") == 2 and "giving up" in said
 
 
 def test_a_newer_checkpoint_starts_the_count_anew(tmp_path: Path) -> None:

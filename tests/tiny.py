@@ -6,6 +6,7 @@ in a process of its own.
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -71,6 +72,13 @@ def picture_folder(folder: Path) -> Path:
     return folder
 
 
+def make_home(folder: Path) -> Path:
+    """`folder` with the text tower in `text` and the pictures in `pictures`: what runs are made of."""
+    text_folder(folder / "text")
+    picture_folder(folder / "pictures")
+    return folder
+
+
 def arguments(text: Path, pictures: Path, workdir: Path, **changes: Any) -> list[str]:
     """The words of a `train` command line for a tower of one block; `changes` by dotted key with `__` for dots."""
     settings: dict[str, Any] = {
@@ -92,6 +100,13 @@ def start(arguments: list[str], cache: Path, *, devices: int = 1, folder: Path =
                               "XLA_FLAGS": simulated.flags(devices), **environment}
     return subprocess.Popen([*inside, sys.executable, "-m", "lit_tune.train", *arguments], env=variables, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str]:

@@ -92,7 +92,7 @@ def check_memory(config: ConfigDict, processes: int, system: System) -> list[Fin
             found=f"{free / GIB:.1f} GiB available",
             do="lower config.data.prefetch, threads or workers, or the pairs of a host: docs/input-speed.md"))
     shared, wanted = system.shared_memory(), data.workers * memory.batches_ahead(data) * one
-    if data.workers and shared < wanted:
+    if data.workers and shared is not None and shared < wanted:
         found.append(problem(
             "memory", "/dev/shm", expected=f"{wanted / GIB:.2f} GiB for the batches of {data.workers} workers",
             found=f"{shared / GIB:.2f} GiB free",

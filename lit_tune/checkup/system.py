@@ -88,19 +88,24 @@ class System:
         lines = self._text("proc/meminfo").splitlines()
         fields = {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
         free = int(fields["MemAvailable"][0]) << 10 if "MemAvailable" in fields else 0
-        limits = [self._limit("memory.max", "memory.current"),
-                  self._limit("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")]
+        limits = [self._limit("memory.max", "memory.current", "memory.stat", "inactive_file"),
+                  self._limit("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+                              "total_inactive_file")]  # fmt: skip
         return min([limit for limit in limits if limit is not None] + ([free] if free else []), default=0)
 
-    def shared_memory(self) -> int:
-        """Bytes free in /dev/shm, where worker processes put their batches; 0 if there is none."""
+    def shared_memory(self) -> int | None:
+        """Bytes free in /dev/shm, where worker processes put their batches; None on systems without it."""
         folder = self.root / "dev/shm"
-        return shutil.disk_usage(folder).free if folder.is_dir() else 0
+        return shutil.disk_usage(folder).free if folder.is_dir() else None
 
-    def _limit(self, most: str, used: str) -> int | None:
-        """What a control group leaves, None where there is no limit."""
+    def _limit(self, most: str, used: str, parts: str, cached: str) -> int | None:
+        """What a control group leaves, None where there is no limit. Pages of files read long ago are given up."""
         ceiling, now = (self._text(f"sys/fs/cgroup/{name}").strip() for name in (most, used))
-        return max(0, int(ceiling) - int(now)) if ceiling.isdecimal() and now.isdecimal() else None
+        if not (ceiling.isdecimal() and now.isdecimal()):
+            return None
+        lines = [line.split() for line in self._text(f"sys/fs/cgroup/{parts}").splitlines()]
+        given_up = sum(int(line[1]) for line in lines if line[:1] == [cached])
+        return max(0, int(ceiling) - int(now) + given_up)
 
     def _pci(self) -> Iterator[tuple[str, str, str]]:
         """(vendor, device, class) of what is on the bus."""

@@ -1,5 +1,6 @@
 """Names of objects that do not lie on this machine: gs://bucket/key, s3://bucket/key, http(s)://host/path."""
 
+import re
 from dataclasses import dataclass
 
 from lit_tune.redaction import redact
@@ -24,8 +25,8 @@ class Address:
     url: str
 
     def __str__(self) -> str:
-        """The address without query, user and password."""
-        return redact(self.url)
+        """The address without query, user and password, whatever signs they and the path hold."""
+        return redact(re.sub(r"(?<=://)[^/]*@", "", self._path))
 
     def __repr__(self) -> str:
         return f"Address({str(self)!r})"

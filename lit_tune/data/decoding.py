@@ -27,7 +27,6 @@ APP1, START_OF_SCAN = 0xE1, 0xDA  # markers of a JPEG's segments, ITU-T T.81 tab
 SAME_PIXELS = ("YCbCr", "Gray")
 
 
-
 class _FirstFrame(GifImagePlugin.GifImageFile):
     """A GIF of which one frame is wanted.
 

@@ -60,7 +60,7 @@ class PictureCache:
     """Decoded pictures with their number of captions, kept until the memory is used up; nothing is thrown out.
 
     A fixed set serves as well as the most recent ones where every epoch visits all pictures in another order. Threads
-    need no lock: the worst race decodes one picture twice.
+    need no lock: the worst race decodes one picture twice and counts its memory twice.
     """
 
     def __init__(self, max_bytes: int) -> None:

@@ -25,8 +25,6 @@ PASSED_OVER = 64 << 10  # bytes between wanted parts that are read with them rat
 FIRST_PAUSE = 0.2  # seconds before the second try; four times as long before each next one, jittered
 VERSIONS = ("etag", "generation", "md5hash", "content-md5", "digest", "last-modified", "lastmodified", "created")
 Result = TypeVar("Result")
-
-
 Part = tuple[int, int]  # size and offset in bytes
 
 
