@@ -22,6 +22,13 @@ def from_zero(text: str) -> int:
     return whole(text)
 
 
+def here(text: str) -> str:
+    """A path on this machine; an address would be taken for the name of a folder."""
+    if "://" in text:
+        raise ValueError("an address: this is written to a disk here, copy it there afterwards")
+    return text
+
+
 def share(text: str) -> float:
     """A number from 0 to 1."""
     if not 0 <= float(text) <= 1:

@@ -12,7 +12,19 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lit_tune import debug_faults, errors
-from lit_tune.flag_values import fault, from_zero, one_of, positive, share, step_range, truth, whole, wholes, words
+from lit_tune.flag_values import (
+    fault,
+    from_zero,
+    here,
+    one_of,
+    positive,
+    share,
+    step_range,
+    truth,
+    whole,
+    wholes,
+    words,
+)
 
 
 def flag(meaning: str, default: Any = None, *, read: Callable[[str], Any] = str, form: str = "TEXT",
@@ -66,7 +78,7 @@ class EvalFlags:
         "imagenet, flickr30k, coco, datacomp38, mteb:TASK..., NAME=DATA, or sets of the run; the run's own if absent",
         (), read=words, form="A,B")
     data_root: str | None = flag("folder that the tasks' data and relative paths start from", form="DIR")
-    out: str | None = flag("results folder; WORKDIR/eval/N or MODEL/eval if absent", form="DIR")
+    out: str | None = flag("results folder; WORKDIR/eval/N or MODEL/eval if absent", read=here, form="DIR")
     prompt: str | None = flag("put before every text: none, search_query, TEXT; the tower's own prefix if absent",
                               form="TEXT")
     prompts: tuple[str, ...] = flag("report these prompts too: none, own, search_query, TEXT", (), read=words,
@@ -95,7 +107,7 @@ class EmbedFlags:
     images: str | None = flag("pictures: a glob, a folder or shards", form="GLOB_OR_TAR")
     texts: str | None = flag("texts: a file with one on each line", form="FILE")
     prompt: str | None = flag("put before every text; the tower's own prefix if absent", form="TEXT")
-    out: str = flag("the file to write, .npz or .parquet", form="X.npz", required=True)
+    out: str = flag("the file to write, .npz or .parquet", read=here, form="X.npz", required=True)
     restart: bool = flag("begin anew where another collection or model is half done", False)
 
 
@@ -116,7 +128,8 @@ class ImportFlags:
 
     from_: str = flag("whose names and config the weights have", form="timm|nomic|hf|open_clip", required=True)
     weights: str = flag("a file, a folder, or a hub id owner/name", form="PATH", required=True)
-    out: str = flag("the folder to write; one that lacks this tower is completed", form="DIR", required=True)
+    out: str = flag("the folder to write; one that lacks this tower is completed", read=here, form="DIR",
+                    required=True)
     revision: str = flag("commit of the hub, for a hub id", "", form="SHA")
     model_config: str = flag("the peer's config, if it does not lie beside the weights", "", form="JSON")
     tower: str = flag("vision or text, where the weights hold both", "all", form="KIND")
@@ -140,7 +153,7 @@ class ExportFlags:
     step: int | None = flag("which checkpoint; the newest if absent", read=whole, form="N")
     model: str | None = flag("an import or another export, instead of --workdir", form="DIR")
     format: str = flag("hf, timm, nomic, open_clip, sentence-transformers, onnx or lit_tune", "hf", form="FORMAT")
-    out: str = flag("the folder to write", form="DIR", required=True)
+    out: str = flag("the folder to write", read=here, form="DIR", required=True)
     name: str | None = flag("what the card calls the model; the folder's name if absent", form="TEXT")
 
 
@@ -149,7 +162,7 @@ class AverageFlags:
     """Write a model whose image weights lie between those of two others (as WiSE-FT does)."""
 
     alpha: float = flag("share of B: (1 - alpha) A + alpha B", 0.5, read=share, form="SHARE")
-    out: str = flag("the folder to write", form="DIR", required=True)
+    out: str = flag("the folder to write", read=here, form="DIR", required=True)
     args: tuple[str, ...] = flag("two runs, imports or exports; RUN@STEP for an older checkpoint", (), form="A B")
 
 
@@ -158,7 +171,7 @@ class CacheTextFlags:
     """Compute the frozen text vectors of every caption once and keep them on disk; or take them from a file."""
 
     config: ConfigDict = flag(CONFIG, form="NAME", required=True)
-    out: str | None = flag("the folder to write; the shared cache if absent", form="DIR")
+    out: str | None = flag("the folder to write; the shared cache if absent", read=here, form="DIR")
     from_: str | None = flag("vectors of any text model, .parquet or .npz; no tower is needed", form="FILE")
     match: str = flag("with --from: what its rows are of, uid, key or caption; its column's name if absent", "",
                       form="NAME")
@@ -185,7 +198,7 @@ class DataFlags:
     uid_list: str | None = flag("index, reshard: only pairs whose uid is in it: .npy, parquet, text", form="FILE")
     uid_repeats: str = flag("index, reshard: a uid listed n times is one sample, or n: once | multiplicity",
                             "multiplicity", form="NAME")
-    out: str | None = flag("convert, reshard: the folder to write", form="DIR")
+    out: str | None = flag("convert, reshard: the folder to write", read=here, form="DIR")
     allow_missing: float = flag("convert, reshard: share of the shards that may be missing or damaged", 0.0, read=share,
                                 form="FRACTION")
     per_shard: int = flag("reshard, convert of a folder: pairs a shard", 10_000, read=positive, form="N")

@@ -73,6 +73,8 @@ def test_version_is_printed() -> None:
     (["train", "--config=quickstart", "--workdir=x", "--skip_batches=9:3"], "expected A:B"),
     (["train", "--config=quickstart", "--workdir=x", "--debug_fault=fire@3"], "KIND@STEP"),
     (["train", "--config=quickstart", "--workdir=x", "--debug_fault=fire@3"], "nan, spike, stuck, slow_save"),
+    (["data", "convert", "shards", "--to=tar", "--out=gs://bucket/small"], "an address: this is written to a disk"),
+    (["export", "--workdir=x", "--out=s3://bucket/x"], "an address"),
     (["train", "--config=quickstart", "--workdir=x", "--debug_fault=nan@3:1"], "always on all processes"),
     (["train", "--config=quickstart", "--workdir=x", "--debug_fault=raise@-3"], "less than 0"),
     (["train", "--config=quickstart", "--workdir=x", "--restarts=-1"], "less than 0"),
