@@ -44,12 +44,18 @@ class Home:
         assert code == 0, output
         return self
 
-    def go_on(self, name: str, *words: str, **changes: Any) -> tuple[subprocess.Popen, float]:
-        """The same command once more: the process at its first new step, and the seconds that took."""
-        before, start = max((line["step"] for line in self.lines(name)), default=0), time.monotonic()
+    def go_on(self, name: str, *words: str, at: int | None = None, **changes: Any) -> tuple[subprocess.Popen, float]:
+        """The same command once more: the process at its first new step, and the seconds that took.
+
+        It has to go on from the newest checkpoint that counts, or from step `at`.
+        """
+        before, kept = max((line["step"] for line in self.lines(name)), default=0), tiny.kept(self.folder / name, at)
+        start = time.monotonic()
         process = self.run(name, *words, **changes)
         tiny.wait_for_step(self.folder / name, before + 1, process)
-        return process, time.monotonic() - start
+        seconds = time.monotonic() - start
+        tiny.check_kept(self.folder / name, kept)
+        return process, seconds
 
     def stop(self, process: subprocess.Popen, name: str, number: signal.Signals) -> int:
         """The step that a signalled run says it has saved."""

@@ -36,7 +36,9 @@ def finish(processes: Sequence[subprocess.Popen], timeout: float = 240) -> tuple
             outputs.append(process.communicate(timeout=max(end - time.monotonic(), 0.1))[0])
     finally:
         for process in processes:
-            process.kill()
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
     return [process.returncode for process in processes], outputs
 
 

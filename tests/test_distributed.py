@@ -11,6 +11,7 @@ import time
 import pytest
 import simulated
 import tiny
+from several import finish
 
 from lit_tune import distributed
 from lit_tune.errors import ConfigError
@@ -41,20 +42,6 @@ def start(body: str, number: int = 2) -> list[subprocess.Popen]:
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for i in range(number)
     ]
-
-
-def finish(processes: list[subprocess.Popen], seconds: float = 60.0) -> tuple[list[int], list[str]]:
-    """Exit codes and outputs; whatever is left at the deadline is killed."""
-    deadline, outputs = time.monotonic() + seconds, []
-    try:
-        for process in processes:
-            outputs.append(process.communicate(timeout=max(deadline - time.monotonic(), 0.1))[0])
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
-    return [process.returncode for process in processes], outputs
 
 
 def wait_for_line(process: subprocess.Popen, start_of_line: str) -> None:

@@ -67,14 +67,14 @@ def check_recovers(home: Home, name: str, damaged: dict[Path, str], recovery: Ca
     """
     assert cli.main(["verify", str(home.folder / name)]) == 5
     told = capsys.readouterr().out
-    process, seconds = home.go_on(name)
+    best = newest_first(home.checkpoints("stopped"))[len(damaged)]
+    process, seconds = home.go_on(name, at=int(best.name))
     recovery(seconds)
     output = home.check_end(name, process)
     for step, file in damaged.items():
         assert f"{step}/{file}: " in told
         assert f"checkpoint {step} is damaged ({file}: " in output, output
         assert step.with_name(f"{step.name}.damaged").is_dir()
-    best = newest_first(home.checkpoints("stopped"))[len(damaged)]
     assert f"resumed   at step {best.name}\n" in output
 
 
@@ -124,7 +124,7 @@ def test_where_all_are_damaged_the_run_does_not_begin_anew(home: Home, name: str
     assert (home.folder / name / "metrics.jsonl").read_bytes() == before
     for step in steps[:1]:  # what the line offers: a copy is put back
         shutil.copytree(home.checkpoints("stopped") / step.name, step)
-    home.check_end(name, home.run(name))
+    assert f"resumed   at step {steps[0].name}\n" in home.check_end(name, home.run(name))
 
 
 @pytest.mark.faults(row=14, fault="temporary folders of killed saves, one of the step that is saved next",
@@ -138,7 +138,7 @@ def test_leftovers_of_killed_saves_are_cleared_away(home: Home, name: str) -> No
         (checkpoints / left / "state" / "half").write_bytes(b"x" * 100)
     (checkpoints / f"{following}.changing").touch()
     (checkpoints / str(following)).mkdir()  # committed by Orbax, killed before the digests
-    home.check_end(name, home.run(name))
+    assert f"resumed   at step {newest.name}\n" in home.check_end(name, home.run(name))
     assert not [path.name for path in checkpoints.iterdir() if not path.name.isdecimal()]
     assert cli.main(["verify", str(home.folder / name)]) == 0
     assert json.loads((checkpoints / str(following) / "digests.json").read_text())["step"] == following

@@ -12,7 +12,7 @@ import interrupted
 import pytest
 import tiny
 from interrupted import Home
-from test_distributed import finish, free_port
+from several import finish
 
 STEPS = 40
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
@@ -21,17 +21,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 def start(home: Home, name: str, processes: int = 2, devices: int = 1, first: dict[str, object] | None = None,
           **changes: object) -> list[subprocess.Popen]:
     """The processes of one run; `first` are further changes of process 0 alone."""
-    together = {"LIT_TUNE_COORDINATOR": f"127.0.0.1:{free_port()}", "LIT_TUNE_NUM_PROCESSES": str(processes)}
+    together = {"LIT_TUNE_COORDINATOR": f"127.0.0.1:{tiny.free_port()}", "LIT_TUNE_NUM_PROCESSES": str(processes)}
     return [home.run(name, devices=devices, environment=together | {"LIT_TUNE_PROCESS_ID": str(number)},
                      **changes | (first or {} if number == 0 else {})) for number in range(processes)]
 
 
 def go_on(home: Home, name: str, processes: int = 2, devices: int = 1) -> tuple[list[subprocess.Popen], float]:
-    """The run started again, at its first new step, and the seconds that took."""
-    before, began = home.lines(name)[-1]["step"], time.monotonic()
+    """The run started again, at its first new step, and the seconds that took; it has to go on from its checkpoint."""
+    before, kept, began = home.lines(name)[-1]["step"], tiny.kept(home.folder / name), time.monotonic()
     started = start(home, name, processes, devices)
     tiny.wait_for_step(home.folder / name, before + 1, started[0])
-    return started, time.monotonic() - began
+    seconds = time.monotonic() - began
+    tiny.check_kept(home.folder / name, kept)
+    return started, seconds
 
 
 def end(home: Home, name: str, started: list[subprocess.Popen], like: str) -> None:
@@ -136,7 +138,7 @@ def test_processes_with_different_data_are_told_apart_at_the_start(home: Home) -
     other = shutil.copytree(home.folder / "pictures", home.folder / "pictures-of-1")
     lines = (other / "captions.csv").read_text().splitlines()
     (other / "captions.csv").write_text("\n".join(lines[:-1]) + "\n")
-    together = {"LIT_TUNE_COORDINATOR": f"127.0.0.1:{free_port()}", "LIT_TUNE_NUM_PROCESSES": "2"}
+    together = {"LIT_TUNE_COORDINATOR": f"127.0.0.1:{tiny.free_port()}", "LIT_TUNE_NUM_PROCESSES": "2"}
     # One path that leads to other pictures on each machine, as a copy that was cut short does.
     started = []
     for number in range(2):

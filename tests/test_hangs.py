@@ -35,18 +35,21 @@ def straight_2(home: Path) -> str:
     return several.straight(home, 2)
 
 
-def goes_on(home: Path, name: str, straight: str, processes: list[subprocess.Popen], began: float) -> float:
-    """Hold the end of a run that was started again against the straight run's; seconds until its first new step."""
+def goes_on(home: Path, name: str, straight: str, start: Callable[[], list[subprocess.Popen]]) -> float:
+    """Start a run again, from its checkpoint, and hold its end against the straight run's; seconds to a new step."""
+    kept, began = tiny.kept(home / name), time.monotonic()
+    processes = start()
     seconds = several.seconds_to_step(home, name, several.newest(home, name) + 1, processes[0], began)
     codes, outputs = several.finish(processes)
     assert set(codes) == {0}, outputs
+    tiny.check_kept(home / name, kept)
     several.same_end(home, name, straight)
     return seconds
 
 
 @pytest.mark.slow
 @pytest.mark.faults(row=21, fault="one process does not come, or two have one number",
-                    expected="75 within `watchdog.join_s`, and the line says which process waited")
+                    expected="75 after `watchdog.join_s`, with a line; of two that share a number one may end by SIGABRT")
 @pytest.mark.parametrize("numbers", [(0,), (1,), (1, 1), (0, 0)], ids=str)
 def test_processes_that_do_not_find_each_other_end(
     numbers: tuple[int, ...], home: Path, recovery: Callable[[float], None]
@@ -54,10 +57,16 @@ def test_processes_that_do_not_find_each_other_end(
     began = time.monotonic()
     codes, outputs = several.finish(several.run_several(
         home, f"alone-{len(numbers)}-{numbers[0]}", numbers=numbers, watchdog__join_s=8), timeout=90)
-    assert all(code in (75, -signal.SIGABRT) for code in codes) and 75 in codes, (codes, outputs)
-    assert any(f"process {numbers[0]} of 2: a process is missing or two have the same number" in output
-               or "the processes did not find each other" in output for output in outputs), outputs
-    recovery(time.monotonic() - began)
+    seconds = time.monotonic() - began
+    assert seconds < 8 + 40, "jax and the config have to be loaded first, then 8 s are waited"
+    missing = f"process {numbers[0]} of 2: a process is missing or two have the same number"
+    if len(numbers) == 1:
+        assert codes == [75] and missing in outputs[0], (codes, outputs)
+    else:  # jax itself ends one of them, by SIGABRT or by an error that we tell
+        assert 75 in codes and set(codes) <= {75, -signal.SIGABRT}, (codes, outputs)
+        for code, output in zip(codes, outputs, strict=True):
+            assert code != 75 or missing in output or "the processes did not find each other" in output, output
+    recovery(seconds)
 
 
 @pytest.mark.slow
@@ -69,12 +78,11 @@ def test_exception_on_one_of_two_ends_both_and_resume_is_bitwise(
     processes = several.run_several(home, "raised", "--debug_fault=raise@15:1")
     tiny.wait_for_step(home / "raised", 12, processes[0])
     codes, outputs = several.finish(processes, timeout=60)
-    assert codes[1] == 1 and codes[0] in (75, -signal.SIGABRT), (codes, outputs)
+    assert codes == [75, 1], outputs
     assert "lit-tune: process 1 of 2 ends after an error" in outputs[1]
     assert "in strike" in outputs[1] and "RuntimeError: --debug_fault=raise@15, on process 1" in outputs[1]
-    assert codes[0] != 75 or "lit-tune: process 0 of 2: another process was lost" in outputs[0]
-    began = time.monotonic()
-    recovery(goes_on(home, "raised", straight_2, several.run_several(home, "raised"), began))
+    assert "lit-tune: process 0 of 2: another process was lost" in outputs[0]
+    recovery(goes_on(home, "raised", straight_2, lambda: several.run_several(home, "raised")))
 
 
 @pytest.mark.slow
@@ -90,8 +98,7 @@ def test_one_of_two_alive_but_stuck_ends_both_with_stacks_and_resume_is_bitwise(
         assert f"lit-tune: process {number} of 2: waiting for a step for" in output and "this is a hang" in output
         assert 'train.py", line' in output and "in loop" in output and "in _watch" in output, "stacks of all threads"
     assert "debug_faults.py" in outputs[1] and "debug_faults.py" not in outputs[0]
-    began = time.monotonic()
-    recovery(goes_on(home, "stuck", straight_2, several.run_several(home, "stuck"), began))
+    recovery(goes_on(home, "stuck", straight_2, lambda: several.run_several(home, "stuck")))
 
 
 @pytest.mark.slow
@@ -109,8 +116,7 @@ def test_a_stopped_data_worker_is_warned_of_then_ends_the_run_and_resume_is_bitw
         assert "warning: waiting for data for" in output and ", reading pictures; at" in output
         assert "lit-tune: waiting for data for" in output and ", reading pictures: this is a hang" in output
         assert several.gone(worker), "a stopped worker stays behind"
-    began = time.monotonic()
-    recovery(goes_on(home, "stopped", straight, [several.run(home, "stopped", data__workers=1)], began))
+    recovery(goes_on(home, "stopped", straight, lambda: [several.run(home, "stopped", data__workers=1)]))
 
 
 @pytest.mark.slow
@@ -123,7 +129,7 @@ def test_a_slow_data_worker_is_warned_of_and_changes_nothing(
     tiny.wait_for_step(home / "slow", 12, process)
     (worker,) = several.workers(process)
     with several.stopped(worker):
-        several.read_until(process, "warning: waiting for data for")
+        assert ", reading pictures; at" in several.read_until(process, "warning: waiting for data for")
         reached, began = several.newest(home, "slow"), time.monotonic()
     recovery(several.seconds_to_step(home, "slow", reached + 1, process, began))
     code, output = tiny.finish(process)
@@ -143,8 +149,7 @@ def test_kill_9_of_a_data_worker_ends_the_run_and_resume_is_bitwise(
     code, output = tiny.finish(process)
     assert code == 75 and "lit-tune: config.data.workers: a worker process" in output, output
     assert "unexpectedly with exit code -9" in output and "Traceback" not in output
-    began = time.monotonic()
-    recovery(goes_on(home, "worker", straight, [several.run(home, "worker", data__workers=2)], began))
+    recovery(goes_on(home, "worker", straight, lambda: [several.run(home, "worker", data__workers=2)]))
 
 
 @pytest.mark.slow
@@ -189,13 +194,13 @@ def start_on_two_hosts(home: Path, name: str, addresses: list[str], inside: list
                        ) -> list[subprocess.Popen]:
     """A run of two processes, one in each namespace."""
     words = tiny.arguments(home / "text", home / "pictures", home / name, **changes)
-    words += [f"--coordinator={addresses[0]}:{several.free_port()}", "--num_processes=2"]
+    words += [f"--coordinator={addresses[0]}:{tiny.free_port()}", "--num_processes=2"]
     return [tiny.start([*words, f"--process_id={i}"], home / "cache", inside=inside[i]) for i in (0, 1)]
 
 
 @pytest.mark.slow
 @pytest.mark.faults(row=26, fault="the link between two hosts is down for 3 s, then for good",
-                    expected="goes on with the same bits; both end within the heartbeat and 10 s")
+                    expected="goes on with the same bits; both end within the heartbeat and 10 s, by 75 or SIGABRT")
 def test_a_link_that_comes_back_changes_nothing_and_one_that_does_not_ends_both(
     home: Path, straight_2: str, recovery: Callable[[float], None]
 ) -> None:
@@ -215,15 +220,14 @@ def test_a_link_that_comes_back_changes_nothing_and_one_that_does_not_ends_both(
         processes = start_on_two_hosts(home, "cut", addresses, inside, total_steps=5000)
         tiny.wait_for_step(home / "cut", 12, processes[0])
         subprocess.run([*link, "down"], check=True)
+        began = time.monotonic()
         codes, outputs = several.finish(processes, timeout=60)  # heartbeats are missed after 30 s
-        assert all(code in (75, -signal.SIGABRT) for code in codes), (codes, outputs)
+        assert time.monotonic() - began < 40 and set(codes) <= {75, -signal.SIGABRT}, (codes, outputs)
 
 
 @pytest.mark.faults(row=47, fault="the clock jumps back by one hour",
                     expected="no effect: same bits, rates and shares of time stay sane")
-def test_a_clock_that_jumps_back_changes_nothing(
-    home: Path, straight: str, recovery: Callable[[float], None]
-) -> None:
+def test_a_clock_that_jumps_back_changes_nothing(home: Path, straight: str) -> None:
     code, output = tiny.finish(several.run(home, "clock", "--debug_fault=clock@10"))
     assert code == 0, output
     several.same_end(home, "clock", straight)
@@ -233,4 +237,3 @@ def test_a_clock_that_jumps_back_changes_nothing(
     for line in lines:
         assert 0 <= line["perf/goodput"] <= 1
         assert all(0 <= value < 1e6 for name, value in line.items() if name.startswith("perf/"))
-    recovery(0.0)

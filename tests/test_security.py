@@ -14,8 +14,9 @@ import shards_on_disk
 import tiny
 from PIL import Image
 from range_server import Server
-from small_models import write_text_tower
+from small_models import small_config, write_run, write_text_tower
 
+import lit_tune
 from lit_tune import cli, config as config_lib
 from lit_tune.errors import ConfigError, DataError
 from lit_tune.models import two_towers
@@ -115,14 +116,17 @@ def test_a_pickle_is_refused_and_what_it_holds_is_not_run(
     file = hostile(folder / name, canary)
     starts = [["import", "--from=hf", f"--weights={place}", f"--out={tmp_path / 'out'}"] for place in (folder, file)]
     starts += [["train", "--config=quickstart", f"--workdir={tmp_path / 'run'}", f"--config.text.model={folder}"]]
-    for words in starts:
+    wanted = ["pickle" if name == "pytorch_model.bin" else "", "pickle", "safetensors"]  # what each line is about
+    for words, word in zip(starts, wanted, strict=True):
         assert cli.main(words) == 2, words
-        assert capsys.readouterr().err.count("\n") == 1
-    with pytest.raises(ConfigError):
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and word in line, line
+    with pytest.raises(ConfigError, match="safetensors"):
         load_vision_params(str(file), two_towers.vision_tower(config_lib.load("quickstart")))
     assert not canary.exists() and not (tmp_path / "out").exists()
-    pickle.loads((folder / "pytorch_model.bin").read_bytes()) if name == "pytorch_model.bin" else None
-    assert canary.exists() == (name == "pytorch_model.bin"), "the canary sings where a pickle is loaded"
+    data = file.read_bytes() if file.suffix == ".bin" else zipfile.ZipFile(file).read("archive/data.pkl")
+    pickle.loads(data)
+    assert canary.exists(), "the canary sings where the pickle is loaded"
 
 
 @pytest.mark.faults(row=44, fault="code in a config override or in a stored config.json",
@@ -135,11 +139,19 @@ def test_code_in_a_config_is_a_text_or_refused(tmp_path: Path, capsys: pytest.Ca
         assert cli.main(words) == 2, key
         assert capsys.readouterr().err.count("\n") == 1
     assert config_lib.load("quickstart", [("text.prefix", code)]).text.prefix == code
-    page = json.loads(config_lib.to_json(config_lib.load("quickstart")))
-    page["seed"] = page["text"]["prefix"] = code
-    (tmp_path / "old" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "old" / "config.json").write_text(json.dumps({"config": page}))
-    assert cli.main(["embed", f"--model={tmp_path / 'old'}", "--texts=x", f"--out={tmp_path / 'x.npz'}"]) in (2, 5)
+    run = tmp_path / "run"
+    write_run(run, small_config(write_text_tower(tmp_path / "text")))
+    (tmp_path / "texts").write_text("a cat\n")
+    embed = ["embed", f"--model={run}", f"--texts={tmp_path / 'texts'}", f"--out={tmp_path / 'x.npz'}"]
+    page = json.loads((run / "config.json").read_text())
+    page["text"]["prefix"] = code
+    (run / "config.json").write_text(json.dumps(page))
+    assert cli.main(embed) == 0 and lit_tune.load(run).prompt == code, "a text is a text"
+    page["seed"] = code
+    (run / "config.json").write_text(json.dumps(page))
+    assert cli.main([*embed, "--restart"]) == 2
+    line = capsys.readouterr().err.splitlines()
+    assert "seed" in line[-1]
     assert not canary.exists()
 
 

@@ -121,6 +121,24 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")] if file.exists() else []
 
 
+def kept(workdir: Path, step: int | None = None) -> tuple[int, dict[tuple[int, str], float]]:
+    """(newest step that counts, or `step`; when each log line up to it was written): what a resume leaves as it is.
+
+    A run that begins anew writes the same numbers, but at other times.
+    """
+    whole = [int(file.parent.name) for file in (workdir / "checkpoints").glob("*/digests.json")
+             if file.parent.name.isdecimal()]
+    step = max(whole, default=0) if step is None else step
+    return step, {(line["step"], line["kind"]): line["time"] for line in lines(workdir) if line["step"] <= step}
+
+
+def check_kept(workdir: Path, before: tuple[int, dict[tuple[int, str], float]]) -> None:
+    """A run has gone on from a checkpoint and not from scratch: `before` is what `kept` gave when it was stopped."""
+    step, times = before
+    assert times, "nothing was saved before the stop, so nothing shows that the run went on"
+    assert times.items() <= kept(workdir, step)[1].items(), f"the run did not go on from step {step}"
+
+
 def wait_for_step(workdir: Path, step: int, process: subprocess.Popen, timeout: float = 240) -> None:
     """Returns when the log has reached a step."""
     deadline = time.monotonic() + timeout
