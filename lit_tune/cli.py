@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from lit_tune import __version__, errors, flags, supervisor
+from lit_tune import __version__, errors, flag_reading, flags, supervisor
 from lit_tune.redaction import redact
 
 CLOSED_PIPE = 141  # what a shell shows for a program ended by SIGPIPE
@@ -48,8 +48,8 @@ def dispatch(argv: Sequence[str]) -> int:
     """Run the subcommand that `argv` starts with."""
     name = argv[0].replace("-", "_") if argv and not argv[0].startswith("-") else ""
     if name in flags.COMMANDS:
-        if flags.asks_for_help(argv[1:]):
-            print(flags.help_text(name))
+        if flag_reading.asks_for_help(argv[1:]):
+            print(flag_reading.help_text(name))
             return 0
         if name == "train" and supervisor.asked(argv[1:]):
             return supervisor.main(argv[1:])
@@ -57,12 +57,12 @@ def dispatch(argv: Sequence[str]) -> int:
     if name:
         raise errors.ConfigError(errors.explain(
             name, expected="a subcommand", found="an unknown one",
-            do=flags.closest(name, [command.replace("_", "-") for command in flags.COMMANDS])))
+            do=flag_reading.closest(name, [command.replace("_", "-") for command in flags.COMMANDS])))
     if "--version" in argv:
         print(__version__)
         return 0
-    print(overview(), file=sys.stdout if flags.asks_for_help(argv) else sys.stderr)
-    return 0 if flags.asks_for_help(argv) else errors.ConfigError.exit_code
+    print(overview(), file=sys.stdout if flag_reading.asks_for_help(argv) else sys.stderr)
+    return 0 if flag_reading.asks_for_help(argv) else errors.ConfigError.exit_code
 
 
 def module_of(command: str) -> str:
@@ -82,8 +82,8 @@ def answer_help(command: str) -> None:
 
     A module that imports jax calls this under `if __name__ == "__main__"` before those imports.
     """
-    if flags.asks_for_help(sys.argv[1:]):
-        print(flags.help_text(command))
+    if flag_reading.asks_for_help(sys.argv[1:]):
+        print(flag_reading.help_text(command))
         sys.exit(0)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lit_tune import config_start, errors, flags, shipped
+from lit_tune import config_start, errors, flag_reading, flags, shipped
 from lit_tune.config_check import check, check_devices, flat
 from lit_tune.redaction import redact_values
 
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str], command: str) -> Any:
     Raises:
         ConfigError: whatever is wrong with the command line or the config it names.
     """
-    values, changes = flags.read(argv, command)
+    values, changes = flag_reading.read(argv, command)
     if "config" in values:
         values["config"] = load(values["config"], changes)
     return flags.COMMANDS[command](**values)
@@ -192,7 +192,8 @@ def _find(spec: str) -> tuple[Path, str | None]:
     name, separator, arg = spec.partition(":")
     if name.replace("-", "_") not in names():
         raise errors.ConfigError(errors.explain(
-            "--config", expected="a shipped config or FILE.py", found=repr(name), do=flags.closest(name, names())))
+            "--config", expected="a shipped config or FILE.py", found=repr(name),
+            do=flag_reading.closest(name, names())))
     return shipped.folder() / f"{name.replace('-', '_')}.py", arg if separator else None
 
 
@@ -249,8 +250,10 @@ def _nearest(key: str, known: list[str]) -> str:
     if same_name:
         return f"did you mean config.{same_name[0]}?"
     section = [other for other in known if other.split(".")[:-1] == key.split(".")[:-1]]
-    near = flags.closest(key, known)
-    return near.replace("mean ", "mean config.") if near.startswith("did") else flags.closest(key, section or known)
+    near = flag_reading.closest(key, known)
+    if near.startswith("did"):
+        return near.replace("mean ", "mean config.")
+    return flag_reading.closest(key, section or known)
 
 
 def _literal(text: str, like: Any) -> Any:

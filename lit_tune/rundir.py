@@ -48,8 +48,8 @@ class RunDir:
         self.config_hash = page["hash"]
         self._total_steps = page["config"]["total_steps"]
         self._lock = lock
-        self._held: dict[str, set[str]] = {}  # lines that are in a file of lines, or wait, by its name
-        self._waiting: dict[str, list[str]] = {}  # those that could not be written
+        self._held: dict[str, set[str]] = {}  # lines that are in a file of lines, by its name
+        self._waiting: dict[str, dict[str, None]] = {}  # those that could not be written yet, in order
         self._tolerated = Tolerated(path)
 
     @classmethod
@@ -115,14 +115,19 @@ class RunDir:
 
         Lines that cannot be written wait for the next call.
         """
-        file = self.path / name
-        if name not in self._held:
-            self._held[name], self._waiting[name] = {_line(one) for one in read_lines(file)}, []
-        lines = dict.fromkeys(_line(one) for one in objects)
-        new = [line for line in lines if line not in self._held[name]]
-        waiting = self._waiting[name] + new
-        self._waiting[name] = [] if self._tolerated.attempt(name, lambda: append_lines(file, waiting)) else waiting
-        self._held[name].update(new)
+        waiting = self._waiting.setdefault(name, {})
+        waiting.update(dict.fromkeys(map(_line, objects)))
+
+        def write() -> None:
+            file = self.path / name
+            if name not in self._held:
+                self._held[name] = set(map(_line, read_lines(file)))
+            new = [line for line in waiting if line not in self._held[name]]
+            append_lines(file, new)
+            self._held[name].update(new)
+            waiting.clear()
+
+        self._tolerated.attempt(name, write)
 
     def write_eval(self, step: int, evals: Mapping[str, Any]) -> None:
         """Write eval/N.json, on process 0."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from lit_tune import errors, flags
+from lit_tune import errors, flag_reading
 from lit_tune.step_folders import StepFolders
 
 RESTARTED = (1, errors.HangError.exit_code)  # anything unforeseen, a hang or a lost peer; and death by a signal
@@ -26,7 +26,7 @@ def asked(argv: Sequence[str]) -> bool:
     Raises:
         ConfigError: the line cannot be read.
     """
-    return flags.read(argv, "train")[0].get("restarts", 0) > 0
+    return flag_reading.read(argv, "train")[0].get("restarts", 0) > 0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The run's exit code; 128 + n where it died by signal n, as a shell says it.
     """
-    values = flags.read(argv, "train")[0]
+    values = flag_reading.read(argv, "train")[0]
     # The last flag of a name counts: the child does not supervise.
     command = [sys.executable, "-m", "lit_tune.train", *argv, "--restarts=0"]
     with _Child(command) as child:

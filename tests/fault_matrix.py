@@ -20,7 +20,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults: written by tests/fault_matrix.py -->", "<!-- /faults -->"
-HEAD = ("| row | fault | what happens | recovery, s | test |", "| --- | --- | --- | --- | --- |")
+HEAD = ("| row | fault | what happens | in plain `pytest` | recovery, s | test |", "| --- " * 6 + "|")
 
 
 @dataclass(frozen=True, order=True)
@@ -61,8 +61,12 @@ def table(faults: list[Fault], times: Mapping[str, float]) -> str:
         faults: of `stated`.
         times: seconds of recovery by test; a test that has none shows a dash.
     """
-    lines = [f"| {one.row} | {one.fault} | {one.expected} | {_seconds(times.get(one.test))} | "
-             f"[{one.test.partition('::')[2]}](../tests/{one.test.partition('::')[0]}) |" for one in faults]
+    lines = []
+    for one in faults:
+        file, _, name = one.test.partition("::")
+        quick = "" if one.slow else "yes"
+        lines.append(f"| {one.row} | {one.fault} | {one.expected} | {quick} | {_seconds(times.get(one.test))} | "
+                     f"[{name}](../tests/{file}) |")
     return "\n".join([*HEAD, *lines])
 
 

@@ -113,7 +113,9 @@ def test_mistakes_get_one_line(
 def test_the_average_is_taken_in_a_precision_above_the_weights() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 1000)).astype(np.float32)
-    got = between({"w": a}, {"w": b}, 1 / 3)["w"]
-    wanted = np.longdouble(2) / 3 * a + np.longdouble(1) / 3 * b
-    assert got.dtype == np.float32 and np.abs(got - wanted).max() <= np.finfo(np.float32).eps * np.abs(wanted).max()
+    alpha = 1 / np.pi  # of a simple fraction many results lie in the middle of two float32
+    got = between({"w": a}, {"w": b}, alpha)["w"]
+    wanted = ((1 - np.longdouble(alpha)) * a + np.longdouble(alpha) * b).astype(np.float32)
+    assert got.dtype == np.float32 and np.array_equal(got, wanted)
+    assert not np.array_equal(np.float32(1 - alpha) * a + np.float32(alpha) * b, wanted), "float32 alone would differ"
     assert jax.tree.leaves(between({"w": a}, {"w": a}, 0.5))[0].tobytes() == a.tobytes()

@@ -78,9 +78,10 @@ def level(steps: int) -> np.ndarray:
     return 3 * np.exp(-np.arange(steps) / 200) + 1 + np.random.default_rng(3).normal(0, 0.1, steps)
 
 
-def spikes_of(values: np.ndarray, spikes: Spikes) -> list[int]:
-    """The steps at which spikes of a loss begin; the gradient norm stays."""
-    return [step for step, loss in enumerate(values) if spikes.look({"loss": float(loss), "grad_norm": 1.0})]
+def spikes_of(values: np.ndarray, spikes: Spikes, name: str = "loss") -> list[int]:
+    """The steps at which spikes of the loss or of the gradient norm begin; the other one stays."""
+    return [step for step, value in enumerate(values)
+            if spikes.look({"loss": 1.0, "grad_norm": 1.0, name: float(value)})]  # fmt: skip
 
 
 def test_noise_is_no_spike_and_each_spike_is_told_of_once() -> None:
@@ -90,6 +91,13 @@ def test_noise_is_no_spike_and_each_spike_is_told_of_once() -> None:
     assert spikes_of(values, Spikes(None)) == [300, 500]
     values[400:] += 20  # stays: a spike that ends when it is the level
     assert spikes_of(values, spikes := Spikes(None)) == [300, 400, 500] and spikes.count == 3
+
+
+def test_a_gradient_norm_alone_is_a_spike_above_four_medians() -> None:
+    values = np.full(100, 2.0)
+    values[[50, 60]] = 7.9, 8.1
+    assert spikes_of(values, Spikes(None), "grad_norm") == [60]
+    assert spikes_of(values, Spikes(None)) == [50, 60], "of a loss a quarter more is enough"
 
 
 def test_the_limit_is_ten_deviations_above_the_median_and_a_share_of_it_at_least() -> None:
@@ -156,24 +164,26 @@ def read(file: Path) -> list[dict[str, Any]]:
 @pytest.mark.faults(row=27, fault="a batch whose loss is NaN", expected="that step changes no weight, no moment and no "
                     "count of Adam's; counted, its samples in bad_batches.jsonl; the run goes on")
 def test_one_nan_is_skipped_and_the_run_goes_on(home: Path, recovery: Callable[[float], None]) -> None:
-    code, output = run(home, "one", "--debug_fault=nan@10", total_steps=11, checkpoint__every=5)
+    code, output = run(home, "one", "--debug_fault=nan@10", total_steps=13, checkpoint__every=1, checkpoint__keep=9)
     assert code == 0, output
     before, after = weights(home / "one", 10), weights(home / "one", 11)
     assert {name for name in after if not np.array_equal(before[name], after[name])} == {"step", "skipped"}
     assert after["opt_state/0/count"] == 10 and after["skipped"] == 1
     assert all(np.isfinite(leaf).all() for leaf in after.values())
-    good, last = [line for line in tiny.lines(home / "one") if line["kind"] == "train"][-2:]
-    assert (last["step"], last["train/loss"], last["train/skipped_steps"]) == (11, "nan", 1)
+    good, bad, *later = [line for line in tiny.lines(home / "one") if line["kind"] == "train"][-4:]
+    assert (bad["step"], bad["train/loss"], bad["train/skipped_steps"]) == (11, "nan", 1)
+    assert [line["step"] for line in later] == [12, 13] and weights(home / "one", 13)["opt_state/0/count"] == 12
+    assert all(np.isfinite(line["train/loss"]) and line["train/skipped_steps"] == 1 for line in later)
     (line,) = read(home / "one" / "bad_batches.jsonl")
     assert (line["step"], line["kind"], line["loss"]) == (10, "skipped", "nan")
     names = [row.split(",")[0] for row in (home / "pictures" / "captions.csv").read_text().splitlines()[1:]]
     planned = PlainOrder(n=24, seed=0, global_batch=8).planned_ids(10)
     assert samples(line) == {names[index] for index in planned} and len(samples(line)) == 8
-    recovery(last["time"] - good["time"])
+    recovery(later[0]["time"] - bad["time"])
 
 
-@pytest.mark.faults(row=28, fault="NaN for ever", expected="exit code 3 after three such steps, whatever log.every: "
-                    "steps, samples and --skip_batches named; the last checkpoint is finite")
+@pytest.mark.faults(row=28, fault="NaN for ever", expected="exit code 3 after three or four such steps, whatever "
+                    "log.every: steps, samples and --skip_batches named; the last checkpoint is finite")
 def test_nan_for_ever_ends_the_run_after_three_steps(home: Path, recovery: Callable[[float], None]) -> None:
     code, output = run(home, "ever", optim__lr=1e37, loss__logit_scale_max=0.0, log__every=1000, checkpoint__every=1)
     recovery(time.time() - (home / "ever" / "bad_batches.jsonl").stat().st_mtime)  # the last of them, to the end

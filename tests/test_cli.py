@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_tune import __version__, cli, errors, flags
+from lit_tune import __version__, cli, errors, flag_reading, flags
 from lit_tune.config import parse
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ def test_every_listed_subcommand_exists_as_a_module(name: str) -> None:
 def test_help_of_a_module_is_that_of_the_subcommand_and_loads_no_jax(name: str) -> None:
     argv = [sys.executable, "-X", "importtime", "-m", f"lit_tune.{name}", "--help"]
     result = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0 and result.stdout == flags.help_text(name) + "\n"
+    assert result.returncode == 0 and result.stdout == flag_reading.help_text(name) + "\n"
     loaded = {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
     assert "jax" not in loaded, f"call cli.answer_help({name!r}) under __main__ before jax is imported"
 

@@ -49,14 +49,16 @@ def test_memory_comes_back_with_the_last_view_and_not_before() -> None:
 
 
 def test_two_arrays_in_use_never_share_memory_in_any_thread() -> None:
-    memory, wrong = BatchMemory(), []
+    memory, wrong, together = BatchMemory(), [], threading.Barrier(6)
 
     def use(number: int) -> None:
         for _ in range(300):
             array = memory.take((1000,))
             array[:] = number
+            together.wait(60)  # all have written before any looks
             if not (array == number).all():
                 wrong.append(number)
+            del array
 
     threads = [threading.Thread(target=use, args=(number,)) for number in range(6)]
     for thread in threads:
@@ -106,7 +108,7 @@ def batches(tmp_path: Path):
 def test_pictures_decoded_in_their_place_are_those_that_were_copied_there_bad_ones_included(batches, grey) -> None:
     resize = jax.jit(device_resize.resize, static_argnums=2)
     placed, copied, host = (batches(*how, grey) for how in ((CANVAS, 0), (CANVAS, 1 << 20), (0, 0)))
-    corners = set()
+    corners, faults = set(), 0
     for step in range(6):  # the memory of a step is that of the one before
         one, two, three = placed(step), copied(step), host(step)
         assert all(np.array_equal(one[name], two[name]) for name in one if name not in ("image", "crop"))
@@ -117,8 +119,8 @@ def test_pictures_decoded_in_their_place_are_those_that_were_copied_there_bad_on
         small = np.maximum(one["crop"][:, 2], one["crop"][:, 3]) < CANVAS  # longer ones were reduced twice
         gap = np.abs(pictures.astype(int) - three["image"])
         assert grey or gap[small].max() <= 1  # the host takes the colour away after the resize
-        assert one["fault"].any() or step
-    assert len(corners) > 5
+        faults += int(np.sum(one["fault"] > 0))
+    assert len(corners) > 5 and faults > 0, "bad pictures were among them"
 
 
 def test_a_batch_without_a_good_sample_is_empty_whatever_its_memory_held(batches, monkeypatch) -> None:

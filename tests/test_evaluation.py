@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 import simulated
+import tiny
 from small_models import small_config, write_export, write_run, write_text_tower
-from test_distributed import free_port
 
 import lit_tune
 from lit_tune import cli, config as config_lib, rundir, sharding, tower
@@ -249,7 +249,7 @@ def test_two_processes_give_the_figures_of_one_and_one_line_each(home: Path, tmp
     for of in (1, 2):
         words = [f"--model={home / 'model'}", "--tasks=cifar10,flickr30k", f"--data_root={home / 'data'}",
                  f"--out={tmp_path / str(of)}", "--batch=2", *files(home)]
-        port = free_port()
+        port = tiny.free_port()
         processes = [start(words, i, of, port, tmp_path) for i in range(of)]
         outputs = [process.communicate(timeout=240)[0] for process in processes]
         assert [process.returncode for process in processes] == [0] * of, outputs

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import interrupted
 import pytest
 import tiny
 from interrupted import Home
@@ -151,8 +150,7 @@ def test_a_full_disk_ends_the_run_after_one_more_try_and_with_room_it_goes_on(
 ) -> None:
     name = "full"
     process = home.run(name, checkpoint__every=15)
-    tiny.wait_for_step(home.folder / name, 20, process)
-    interrupted.wait_until(lambda: (home.checkpoints(name) / "15" / "digests.json").exists(), process, "first save")
+    tiny.wait_for_step(home.folder / name, 20, process, saved=15)
     # No file of the process may grow beyond this: writes fail part of the way, as on a full disk.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
     code, output = tiny.finish(process)

@@ -152,7 +152,7 @@ def test_a_tenth_of_bad_pictures_ends_the_run_with_the_rate(home: Home, damaged:
 
 @pytest.mark.parametrize("how", ["no caption members", "no such field", "live"])
 @pytest.mark.faults(row=35, fault="no pair has a caption: other members, another field",
-                    expected="exit 4 within the first 1,000 samples, naming what is missing")
+                    expected="exit 4 before the first step, naming what is missing")
 def test_pairs_without_captions_end_the_run_at_once(home: Home, damaged: Path, how: str) -> None:
     def change(number: int, name: str, content: bytes) -> tuple[str, bytes]:
         return (name.replace("txt", "json"), b'{"caption": "a red dot"}') if name.endswith("txt") else (name, content)
@@ -161,7 +161,8 @@ def test_pairs_without_captions_end_the_run_at_once(home: Home, damaged: Path, h
     changes = {"data__caption_field": "txt" if how == "no caption members" else "captions"}
     changes |= {"text__source": "live"} if how == "live" else {}  # where no text is read before its turn
     code, output = ended(home, damaged, **changes)
-    assert code == 4 and ("caption_field" in output or "no_caption 16" in output), output
+    named = {"no caption members": "config.data.caption_field", "no such field": "caption", "live": "no_caption 16"}
+    assert code == 4 and named[how] in output, output
     assert "Traceback" not in output
     assert not home.lines(f"{damaged.name}-run"), "not one step was trained"
 

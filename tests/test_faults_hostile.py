@@ -120,10 +120,11 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     words = [m for key, text in CAPTIONS.items()
              for m in ((f"{key}.jpg", shards_on_disk.picture(9)), (f"{key}.txt", text))]
     shards_on_disk.write(root / "shards" / "2.tar", good(2) + words)
+    (root / "here").mkdir()  # where it runs: what a name led to would lie beside it
     before = set(root.parents[1].rglob("*"))
     started = time.monotonic()
     process = tiny.start(tiny.arguments(root / "text", root / "shards" / "{0..2}.tar", root / "run", eval__sets=(),
-                                        total_steps=25, checkpoint__every=25), root / "cache")  # fmt: skip
+                                        total_steps=25, checkpoint__every=25), root / "cache", folder=root / "here")
     code, output = tiny.finish(process)
     assert code == 0, output
     return Ended(root, output, time.monotonic() - started, before)
@@ -158,11 +159,14 @@ def test_bombs_are_refused_undecoded(ended: Ended, tmp_path: Path, recovery: Cal
 
 @pytest.mark.faults(row=38, fault="tar members that are links, devices or pipes, or whose names lead outside",
                     expected="never on the disk, never followed, counted; the other pairs are used")
-def test_members_that_point_elsewhere_stay_in_the_shard(ended: Ended, recovery: Callable[[float], None]) -> None:
+def test_members_that_point_elsewhere_stay_in_the_shard(
+    ended: Ended, recovery: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "4 not_a_file" in ended.output and "6 odd_name" in ended.output, ended.output
     source = sources.open_source(str(ended.root / "shards" / "1.tar"), TXT)
     assert [source.describe(i)[1] for i in range(len(source))] == [f"1-{n:03}" for n in range(GOOD)]
     shard, out = ended.root / "shards" / "1.tar", ended.root / "out"
+    monkeypatch.chdir(ended.root / "here")
     assert cli.main(["data", "convert", str(shard), "--to=array_record", "--workers=1", f"--out={out}"]) == 0
     new = {path for path in set(ended.root.parents[1].rglob("*")) - ended.before}
     allowed = [ended.root / name for name in ("run", "cache", "out")]

@@ -46,7 +46,8 @@ def said(process: subprocess.Popen, start: str) -> None:
     assert any(line.startswith(start) for line in process.stdout), f"the run never said {start!r}"
 
 
-@pytest.mark.faults(row=7, fault="SIGTERM in the first compile", expected="ends within 30 s; nothing is lost or bound")
+@pytest.mark.faults(row=7, fault="SIGTERM in the first compile",
+                    expected="ends within 30 s; no checkpoint and no log bind the next start")
 def test_signal_in_the_compile_ends_the_run(home: Home) -> None:
     slow = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}  # optimised, a compile of many seconds
     process = home.run("compile", environment=slow, vision__depth=12)
@@ -56,6 +57,7 @@ def test_signal_in_the_compile_ends_the_run(home: Home) -> None:
     output = ended(process, 30)
     assert "preempted at step 0" in output and "step 1/" not in output, output
     assert not [path for path in home.checkpoints("compile").glob("*") if path.name.isdecimal()]
+    assert not (home.folder / "compile" / "metrics.jsonl").exists(), "the next start may have another config"
 
 
 @pytest.mark.faults(row=7, fault="kill -9, then SIGTERM in an evaluation",
@@ -100,7 +102,7 @@ def test_signals_in_data_wait_restore_and_save(home: Home, recovery: Callable[[f
     picture = home.folder / "pictures" / "red-bar.png"
     kept = picture.with_suffix(".kept")
     process = home.run(name)
-    tiny.wait_for_step(home.folder / name, 12, process)
+    tiny.wait_for_step(home.folder / name, 12, process, saved=10)
     picture.rename(kept)
     os.mkfifo(picture)  # opened by a reader, it waits for a writer
     step, since = 0, time.monotonic()
@@ -108,12 +110,13 @@ def test_signals_in_data_wait_restore_and_save(home: Home, recovery: Callable[[f
         if (now := home.lines(name)[-1]["step"]) != step:
             step, since = now, time.monotonic()
         time.sleep(0.05)
+    saved, _ = tiny.kept(home.folder / name)
     process.send_signal(signal.SIGTERM)
-    ended(process, 60)  # the grace time is 25 s
+    since = time.monotonic()
+    assert f"preempted at step {saved}\n" in ended(process, 60), "the steps after the checkpoint cannot be saved"
+    assert 20 < time.monotonic() - since < 40, "the loop waits for data, and the grace time of 25 s ends it"
     kept.rename(picture)
-
-    saved = max(int(path.name) for path in home.checkpoints(name).iterdir() if path.name.isdecimal())
-    assert saved >= 10
+    assert tiny.kept(home.folder / name)[0] == saved >= 10
     restored_slowly(home, name, home.checkpoints(name) / str(saved))
 
     process, seconds = home.go_on(name)

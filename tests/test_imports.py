@@ -119,7 +119,7 @@ def test_evals_are_given_functions_not_models() -> None:
 
 
 def test_data_loads_no_jax_but_in_the_loader_and_keymap_loads_no_torch() -> None:
-    no_jax = ("cli", "flags", "config", "config_check", "config_start", "errors", "paths", "__main__")
+    no_jax = ("cli", "flags", "flag_reading", "config", "config_check", "config_start", "errors", "paths", "__main__")
     for name in modules("data", "evaldata", "emoji", *no_jax):
         if name not in ("lit_tune.data.loader", "lit_tune.data.__main__"):
             assert not roots(reached(name)) & {"jax", "flax", "optax", "orbax"}, f"{name} loads jax"

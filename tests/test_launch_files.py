@@ -15,7 +15,7 @@ import fake_cloud
 import pytest
 from fake_cloud import LAUNCH, Cloud
 
-from lit_tune import flags
+from lit_tune import flag_reading
 
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 MODULES = sorted(LAUNCH.glob("*.py"))
@@ -58,7 +58,7 @@ def test_the_flags_that_launchers_add_are_flags_of_train() -> None:
     words = ["--config=quickstart", "--workdir=x", "--preempted_exit_code=75"]
     settings = (LAUNCH / "settings.py").read_text()
     assert "--preempted_exit_code={PREEMPTED}" in settings and "--restarts={self.restarts}" in settings
-    assert flags.read([*words, "--restarts=10"], "train")[0]["restarts"] == 10
+    assert flag_reading.read([*words, "--restarts=10"], "train")[0]["restarts"] == 10
 
 
 def test_skypilot_reads_its_file() -> None:

@@ -160,7 +160,7 @@ def same_end(home: Path, name: str) -> None:
 def test_kill_9_of_one_of_two_ends_both_and_the_same_command_resumes_bitwise(
         straight: Path, recovery: Callable[[float], None]) -> None:
     process = real(straight, "killed")
-    tiny.wait_for_step(straight / "killed", 23, process)
+    tiny.wait_for_step(straight / "killed", 23, process, saved=10)
     os.kill(process_id(straight / "killed", 1), signal.SIGKILL)
     code, output = tiny.finish(process, 150)
     assert code == 137 and "exit codes" in output, output
@@ -182,7 +182,7 @@ def test_kill_9_of_one_of_two_ends_both_and_the_same_command_resumes_bitwise(
                     expected="both start again by themselves and end bit for bit")
 def test_restarts_bring_a_killed_process_and_its_peer_back(straight: Path, recovery: Callable[[float], None]) -> None:
     process = real(straight, "restarted", "--restarts=3")
-    tiny.wait_for_step(straight / "restarted", 23, process)
+    tiny.wait_for_step(straight / "restarted", 23, process, saved=10)
     os.kill(process_id(straight / "restarted", 1, "--restarts=0"), signal.SIGKILL)  # the child of the supervisor
     began, newest = time.monotonic(), max(line["step"] for line in tiny.lines(straight / "restarted"))
     tiny.wait_for_step(straight / "restarted", newest + 1, process)

@@ -230,8 +230,9 @@ def test_value_and_gradients_stay_finite_at_any_scale(name: str) -> None:
     for scale in (1e-4, 1.0, 1e4, 1e20):
         for ids in (np.arange(18, dtype=np.uint32).reshape(9, 2), np.zeros((9, 2), np.uint32)):
             loss, grads = run(image, text, np.float32(np.log(scale)), np.float32(-10.0), ids=ids)
-            # The loss is a difference of logits of the size of the scale: what rounds there may fall below 0.
-            assert np.isfinite(loss) and loss >= -2 * np.finfo(np.float32).eps * scale
+            # Softmax is a difference of logits as large as the scale: at 1e20 what rounds there may fall below 0.
+            floor = -np.finfo(np.float32).eps * scale if name == "softmax" and scale == 1e20 else 0.0
+            assert np.isfinite(loss) and loss >= floor
             assert all(np.all(np.isfinite(g)) for g in grads)
 
 

@@ -3,11 +3,15 @@
 import ast
 import fnmatch
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from lit_tune import digests
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted([*(ROOT / "lit_tune").rglob("*.py"), *(ROOT / "configs").glob("*.py")])
@@ -109,6 +113,20 @@ def test_everything_that_is_not_code_is_packaged() -> None:
     for path in (ROOT / "lit_tune").rglob("*"):
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             assert any(fnmatch.fnmatch(name(path), pattern) for pattern in patterns), f"{name(path)} is not packaged"
+
+
+def test_the_digest_of_the_code_follows_every_module(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "lit_tune", tmp_path / "lit_tune", ignore=shutil.ignore_patterns("pack", "__pycache__"))
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); from lit_tune import digests; "
+            "assert digests.__file__.startswith(sys.argv[1]); print(digests.code_digest())")
+    found = [digests.code_digest()]
+    for change in (None, "models/layers.py", "data/order.py"):
+        if change:
+            with (tmp_path / "lit_tune" / change).open("a") as file:
+                file.write("# another\n")
+        found.append(subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True,
+                                    check=True, cwd=tmp_path).stdout.strip())
+    assert found[0] == found[1] and len(set(found)) == 3, "the same code anywhere, another with any change"
 
 
 def test_the_shipped_pairs_stay_under_12_mb() -> None:

@@ -39,7 +39,7 @@ def kill_one_of_two(home: Path, straight: str, number: int) -> float:
     """Kill -9 one process of two under --restarts, hold the end against the straight run's; seconds until it trains."""
     name = f"killed-{number}"
     processes = several.run_several(home, name, "--restarts=4")
-    tiny.wait_for_step(home / name, 23, processes[0])
+    tiny.wait_for_step(home / name, 23, processes[0], saved=10)
     (child,) = several.children(processes[number].pid)
     reached, kept, began = several.newest(home, name), tiny.kept(home / name), time.monotonic()
     os.kill(child, signal.SIGKILL)
@@ -174,6 +174,11 @@ def test_death_by_a_signal_is_restarted_and_told_as_a_shell_does(tmp_path: Path)
     assert supervised(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", 1) == (137, 2, [
         "lit-tune: the run was ended by SIGKILL; newest checkpoint: none; restart 1 of 1 in 1 s",
         "lit-tune: the run was ended by SIGKILL; newest checkpoint: none; no newer one in 1 restart: giving up"])
+
+
+def test_restarts_wait_longer_and_longer_up_to_a_minute(tmp_path: Path) -> None:
+    said = supervised(tmp_path, "sys.exit(1)", 8)[2]
+    assert [line.rpartition(" in ")[2] for line in said[:-1]] == [f"{s} s" for s in (1, 2, 4, 8, 16, 32, 60, 60)]
 
 
 def test_a_disk_that_does_not_answer_and_a_signal_without_a_name_do_not_end_the_supervisor(

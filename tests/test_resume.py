@@ -50,7 +50,7 @@ def test_a_run_stopped_in_every_way_ends_bitwise_as_one_left_alone(
 ) -> None:
     name = "stopped"
     process = home.run(name)
-    tiny.wait_for_step(home.folder / name, 13, process)
+    tiny.wait_for_step(home.folder / name, 13, process, saved=10)
     interrupted.kill(process)
 
     process, seconds = home.go_on(name, data__workers=1)

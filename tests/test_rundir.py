@@ -233,6 +233,20 @@ def test_quarantined_samples_are_listed_once_in_the_life_of_a_run(tmp_path: Path
     assert files.read_lines(tmp_path / "quarantine.jsonl") == bad
 
 
+def test_a_quarantine_that_cannot_be_written_waits_and_is_told_of_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = [{"shard": "0.tar", "key": str(n), "kind": "undecodable"} for n in range(3)]
+    with opened(tmp_path) as run:
+        (tmp_path / "quarantine.jsonl").mkdir()  # nobody can write there
+        run.quarantine(bad[:1])
+        run.quarantine(bad[:2])
+        assert capsys.readouterr().err.count("quarantine.jsonl cannot be written") == 1
+        (tmp_path / "quarantine.jsonl").rmdir()
+        run.quarantine(bad)
+    assert files.read_lines(tmp_path / "quarantine.jsonl") == bad
+
+
 def test_finished_means_final_json_has_reached_total_steps(tmp_path: Path) -> None:
     with opened(tmp_path, config(total_steps=100)) as run:
         assert not run.finished

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from test_distributed import finish, start
+from several import finish
+from test_distributed import start
 
 from lit_tune import config as config_module, forward, live_text, losses, sharding, step as step_module, tree
 from lit_tune.losses import plain
@@ -247,7 +248,7 @@ def test_two_processes_train_the_parameters_of_one(tmp_path: Path) -> None:
         states, log = test_step.run(test_step.built_on(2), test_step.config_of())
         np.savez({str(tmp_path)!r} + f"/{{me}}.npz", loss=log[-1]["loss"], **states[-1])
     """)
-    codes, outputs = finish(processes, seconds=180.0)
+    codes, outputs = finish(processes, timeout=180)
     assert codes == [0, 0], outputs
     zero, one = (dict(np.load(tmp_path / f"{i}.npz")) for i in range(2))
     assert all(np.array_equal(zero[name], one[name]) for name in zero)

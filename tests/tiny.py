@@ -139,10 +139,10 @@ def check_kept(workdir: Path, before: tuple[int, dict[tuple[int, str], float]]) 
     assert times.items() <= kept(workdir, step)[1].items(), f"the run did not go on from step {step}"
 
 
-def wait_for_step(workdir: Path, step: int, process: subprocess.Popen, timeout: float = 240) -> None:
-    """Returns when the log has reached a step."""
+def wait_for_step(workdir: Path, step: int, process: subprocess.Popen, timeout: float = 240, *, saved: int = 0) -> None:
+    """Returns when the log has reached a step, and checkpoint `saved` or a later one counts: saves lag behind."""
     deadline = time.monotonic() + timeout
-    while not any(line["step"] >= step for line in lines(workdir)):
+    while not any(line["step"] >= step for line in lines(workdir)) or kept(workdir)[0] < saved:
         assert process.poll() is None, f"the run ended before step {step}: {process.communicate()[0]}"
         assert time.monotonic() < deadline, f"no step {step} within {timeout} s"
         time.sleep(0.01)
