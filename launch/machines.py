@@ -11,7 +11,7 @@ from settings import PREEMPTED, Settings
 
 WORKER = "bash lit_tune/launch/worker.sh"
 FINAL = (2, 3, 4, 5)  # config, numbers, data, checkpoint: starting again would end the same way
-LOOKS = 10  # at machines that still run after machine 0 has ended; heartbeats end them much sooner
+LOOKS = 10  # in a row at machines that do not answer, or still run after machine 0 has ended, before anything is done
 
 
 class Machines(Protocol):
@@ -87,7 +87,7 @@ def states(machines: Machines, worker: str = "all") -> dict[str, str]:
 
 def worst(codes: Iterable[int]) -> int:
     """The exit code that says most: a final one, then any other, then 75 (a lost peer follows from another's end)."""
-    ranked = sorted(codes, key=lambda code: (code != 0, code != PREEMPTED and code != 0, code in FINAL))
+    ranked = sorted(codes, key=lambda code: (code != 0, code not in (0, PREEMPTED), code in FINAL))
     return ranked[-1] if ranked else 0
 
 
@@ -104,31 +104,57 @@ def watch(settings: Settings, commands: Commands, machines: Machines, begin: Cal
     best, fruitless, looks = storage.newest_step(settings, commands), 0, 0
     while True:
         commands.wait(settings.poll)
-        lost = "" if machines.there() else "the machines were taken away"
-        found = {} if lost else states(machines, "0" if machines.together else "all")
+        there = machines.there()
+        found = states(machines, "0" if machines.together else "all") if there else {}
         if commands.dry_run:
             return 0
-        if not lost and "running" in found.values():
-            continue
-        if not lost:
-            found = states(machines) if machines.together else found
-            if "running" in found.values() and len(found) == machines.count and looks < LOOKS:
-                looks += 1
+        if there:
+            looks = 0 if "running" in found.values() else looks + 1
+            found = states(machines) if looks and machines.together else found
+            if _goes_on(commands, machines, found, looks):
                 continue
             if len(found) == machines.count:
                 return _ended(commands, machines, found)
-            lost = f"{machines.count - len(found)} of {machines.count} machines do not answer"
+        looks, lost = 0, _silent(machines, found) if there else "the machines were taken away"
         if not machines.together:  # each did its own part; what they are allowed to cost was agreed to
             raise Stop(PREEMPTED, f"{lost}; `resume` makes them again and starts each part again")
         step = storage.newest_step(settings, commands)
-        fruitless, best, looks = (0 if step > best else fruitless + 1), max(step, best), 0
+        fruitless, best = (0 if step > best else fruitless + 1), max(step, best)
         if fruitless > settings.restarts:
             raise Stop(PREEMPTED, f"{lost}, {fruitless} times without a new checkpoint since step {best}; given up")
         commands.say(f"{lost}; newest checkpoint: step {step}; making them again")
-        if machines.there():  # some of them answer, and are billed
+        if there and machines.there():  # the others answer, have ended, and are billed
             machines.remove()
         machines.make()
         begin()
+
+
+def _goes_on(commands: Commands, machines: Machines, found: dict[str, str], looks: int) -> bool:
+    """Whether to look again: the run goes on, as far as can be told, or what was seen may pass.
+
+    Args:
+        commands: of this call.
+        machines: all of them.
+        found: the states of those that answer; after a look that found machine 0 not running, of all that do.
+        looks: such looks in a row; 0 if machine 0 runs.
+
+    Raises:
+        Stop: none answers for long. That is more likely the way to them than all of them, so nothing is deleted.
+    """
+    silent, running = len(found) < machines.count, "running" in found.values()
+    if looks == 0:
+        return True
+    if silent and looks == 1:
+        commands.say(f"{_silent(machines, found)}; looking again, at most {LOOKS} times unless some of them still run")
+    if not found and looks > LOOKS:
+        raise Stop(1, f"{_silent(machines, found)} over ssh, {looks} times, though they are there; they were left alone; "
+                      "`status` asks again, `resume` watches again, `down` deletes them")
+    return (silent and running) or ((silent or running) and looks <= LOOKS)
+
+
+def _silent(machines: Machines, found: dict[str, str]) -> str:
+    """How many do not answer, in words."""
+    return f"{machines.count - len(found)} of {machines.count} machines do not answer"
 
 
 def _ended(commands: Commands, machines: Machines, found: dict[str, str]) -> int:

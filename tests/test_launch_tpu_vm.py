@@ -255,13 +255,51 @@ def test_preemption_without_progress_is_bounded_and_nothing_stays(cloud: Cloud) 
     assert creations(cloud) == 2
 
 
-def test_a_machine_that_died_is_replaced_with_its_slice(cloud: Cloud) -> None:
-    cloud.play(well([*[state("ACTIVE")] * 3, state("ACTIVE"), NO_SUCH, NO_SUCH, state("ACTIVE")],
-                    **{"worker.sh state": [workers("ended 75"), workers("ended 75", "ended 75", "ended 75"),
-                                           workers(*["ended 0"] * HOSTS)]}))
+def test_a_machine_that_died_is_replaced_with_its_slice_after_some_looks(cloud: Cloud) -> None:
+    one, three = workers("ended 75"), workers("ended 75", "ended 75", "ended 75")
+    cloud.play(well([*[state("ACTIVE")] * 13, NO_SUCH, NO_SUCH, state("ACTIVE")],
+                    **{"worker.sh state": [*[one, three] * 11, workers(*["ended 0"] * HOSTS)]}))
     code, output = cloud.launch("tpu_vm.py", "run", *PLACE, *TRAIN)
     assert code == 0 and "1 of 4 machines do not answer" in output, output
     assert len(cloud.calls("queued-resources", "delete")) == 1 and creations(cloud) == 1
+
+
+def test_ssh_that_is_silent_twice_deletes_nothing_that_works(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE")], **{"worker.sh state": [
+        workers("running"), "", "", "", "", workers("running"), workers(*["ended 0"] * HOSTS)]}))
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, *TRAIN)
+    assert code == 0 and "4 of 4 machines do not answer" in output, output
+    assert not cloud.calls("queued-resources", "delete") and creations(cloud) == 0
+
+
+def test_looks_count_in_a_row_only(cloud: Cloud) -> None:
+    silent = ["", workers("ended 75", "ended 75", "ended 75")] * 8
+    cloud.play(well([state("ACTIVE")], **{"worker.sh state": [
+        *silent, workers("running"), *silent, workers("running"), workers(*["ended 0"] * HOSTS)]}))
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, *TRAIN)
+    assert code == 0 and not cloud.calls("queued-resources", "delete"), output
+
+
+def test_nothing_is_deleted_while_a_machine_that_answers_runs(cloud: Cloud) -> None:
+    others = "".join(f"lit-tune-worker w-{i} running\n" for i in (1, 2, 3))  # machine 0 cannot be reached
+    cloud.play(well([state("ACTIVE")], **{"worker.sh state": [*["", others] * 12, workers(*["ended 0"] * HOSTS)]}))
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, *TRAIN)
+    assert code == 0 and not cloud.calls("queued-resources", "delete"), output
+
+
+def test_no_way_to_any_machine_ends_the_launcher_and_not_the_run(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE")], **{"worker.sh state": [workers("running"), {"code": 255, "error": "denied"}]}))
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, *TRAIN)
+    assert code == 1 and "they were left alone" in output and "`resume` watches again" in output, output
+    assert not cloud.calls("queued-resources", "delete") and "left, and billed" in output
+
+
+def test_a_slice_that_is_back_before_it_was_deleted_is_not_deleted(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE"), state("SUSPENDING"), state("ACTIVE")],
+                    **{"worker.sh state": [workers(*["ended 0"] * HOSTS)]}))
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, *TRAIN)
+    assert code == 0 and "taken away" in output, output
+    assert not cloud.calls("queued-resources", "delete") and creations(cloud) == 0
 
 
 def test_an_install_that_fails_is_tried_three_times(cloud: Cloud) -> None:
