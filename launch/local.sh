@@ -6,8 +6,8 @@
 # Each process writes DIR/logs/process-I.log, process 0 also here. Ctrl-C and SIGTERM are handed on once: the run saves
 # and ends; a second one ends it at once. If one process fails the others are ended. The exit code is the worst:
 # 2, 3, 4, 5 before any other, 75 (a lost peer, which is only a consequence) last. --restarts=N is the run's own flag.
+# LIT_TUNE_LOCAL_GRACE (60): seconds in which the others of one that failed may end by themselves.
 set -euo pipefail
-set -m # every process in a group of its own, or Ctrl-C would reach them twice: a second signal means "at once"
 
 fail() {
   echo "launch/local.sh: $*" >&2
@@ -29,8 +29,9 @@ done
 command -v lit-tune >/dev/null || fail "lit-tune: expected on the PATH, found nothing; activate its environment"
 
 cards=()
-if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
-  IFS=, read -ra cards <<<"$CUDA_VISIBLE_DEVICES"
+if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+  # Set to nothing, or to one of these words, it hides all GPUs.
+  case $CUDA_VISIBLE_DEVICES in '' | -1 | NoDevFiles) ;; *) IFS=, read -ra cards <<<"$CUDA_VISIBLE_DEVICES" ;; esac
 elif command -v nvidia-smi >/dev/null; then
   while read -r card; do cards+=("$card"); done < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)
 fi
@@ -46,9 +47,9 @@ pids=()
 exec 3> >(trap '' INT TERM && exec tee -a "$logs/process-0.log")
 shown=$!
 
-hand_on() { # hand_on SIGNAL
+hand_on() { # hand_on SIGNAL [FIRST]: to all processes, or to those from number FIRST on
   local pid
-  for pid in "${pids[@]}"; do kill "-$1" "$pid" 2>/dev/null || true; done
+  for pid in ${pids[@]+"${pids[@]:${2:-0}}"}; do kill "-$1" "$pid" 2>/dev/null || true; done
 }
 
 alive() { # how many processes there are still
@@ -65,8 +66,10 @@ wait_for() { # wait_for SECONDS: whether all have ended within them
   done
 }
 
-trap 'hand_on TERM' TERM INT
+told= # how many processes there were when a signal was last handed on
+trap 'told=${#pids[@]}; hand_on TERM' TERM INT
 
+set -m # every process in a group of its own, or Ctrl-C would reach it twice: a second signal means "at once"
 for ((i = 0; i < number; i++)); do
   if ((share > 0)); then
     mine=("${cards[@]:i*share:share}")
@@ -74,10 +77,15 @@ for ((i = 0; i < number; i++)); do
     export CUDA_VISIBLE_DEVICES
   fi
   ((i == 0)) || exec 3>>"$logs/process-$i.log"
+  [ -z "$told" ] || break # the signal cannot reach who is not there yet
   LIT_TUNE_PROCESS_ID=$i lit-tune train "$@" >&3 2>&1 3>&- &
   pids+=($!)
 done
+set +m # what this script itself waits for stays in its group, to which the terminal sends Ctrl-C
 exec 3>&-
+[ -z "$told" ] || hand_on TERM "$told" # to the one that was being started
+number=${#pids[@]}
+((number > 0)) || exit 143 # told before the first one was started
 
 # Until one process fails, or all have ended well.
 codes=()

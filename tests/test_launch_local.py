@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -92,10 +93,51 @@ def test_a_signal_is_handed_on_once_and_the_code_is_the_runs(home: Path, number:
     assert [(home / f"signals-{i}").read_text() for i in range(2)] == ["TERM\n", "TERM\n"]
 
 
-def test_gpus_are_shared_out(home: Path) -> None:
-    code, output = tiny.finish(start(home, "2", "exit 0,exit 0", CUDA_VISIBLE_DEVICES="0,1,4,5"), 60)
+def test_ctrl_c_at_a_terminal_reaches_every_process_once(home: Path) -> None:
+    child, terminal = pty.fork()  # a session with a terminal of its own: Ctrl-C goes to its foreground group
+    if child == 0:
+        os.execvpe("bash", ["bash", str(LOCAL), "2", f"--workdir={home / 'run'}"],
+                   {"PATH": f"{home / 'bin'}:/usr/bin:/bin", "HOME": str(home), "LIT_TUNE_PLAY": "wait 75,wait 75"})
+    try:
+        wait_for_files(home / "ready-0", home / "ready-1")
+        os.write(terminal, b"\x03")
+        deadline = time.monotonic() + 30
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert ended[0] == child and os.waitstatus_to_exitcode(ended[1]) == 75
+        assert [(home / f"signals-{i}").read_text() for i in range(2)] == ["TERM\n", "TERM\n"]
+    finally:
+        os.close(terminal)
+        if ended == (0, 0):
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def test_a_signal_while_processes_are_being_started_leaves_none(home: Path) -> None:
+    (home / "run" / "logs").mkdir(parents=True)
+    os.mkfifo(home / "run/logs/process-1.log")  # local.sh waits for a reader before it starts process 1
+    process = start(home, "2", "wait 0,wait 0")
+    wait_for_files(home / "ready-0")
+    process.terminate()
+    with (home / "run/logs/process-1.log").open():
+        code, output = tiny.finish(process, 60)
+    assert code == 0 and (home / "signals-0").read_text() == "TERM\n", output
+    assert not (home / "ready-1").exists() or (home / "signals-1").read_text() == "TERM\n"
+
+
+@pytest.mark.parametrize("visible, places", [("0,1,4,5", ["0,1", "4,5"]), (None, ["0", "1"]), ("", ["none", "none"]),
+                                             ("-1", ["-1", "-1"]), ("NoDevFiles", ["NoDevFiles", "NoDevFiles"])])
+def test_gpus_are_shared_out_unless_they_are_hidden(home: Path, visible: str | None, places: list[str]) -> None:
+    card = home / "bin" / "nvidia-smi"
+    card.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    card.chmod(0o755)
+    variables = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    code, output = tiny.finish(start(home, "2", "exit 0,exit 0", **variables), 60)
     assert code == 0, output
-    assert [(home / f"place-{i}").read_text().split()[2] for i in range(2)] == ["0,1", "4,5"]
+    assert [(home / f"place-{i}").read_text().split()[2] for i in range(2)] == places
+
+
+def test_gpus_that_cannot_be_shared_out_are_refused(home: Path) -> None:
     code, output = tiny.finish(start(home, "2", "exit 0,exit 0", CUDA_VISIBLE_DEVICES="0,1,2"), 60)
     assert code == 2 and "divides the 3 GPUs" in output
 
