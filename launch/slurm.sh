@@ -22,7 +22,8 @@
 #
 # The lines above are the defaults; flags before `--` are handed to sbatch and win. 120 s before the time is over, and
 # when Slurm takes the nodes away, the run gets SIGTERM, saves, ends with 75 and is put into the queue again: at most
-# LIT_TUNE_REQUEUES (10) times without a new checkpoint. Every shell word is passed on as it was given.
+# LIT_TUNE_REQUEUES (10) times without a new checkpoint. `down` gives it LIT_TUNE_SAVE_SECONDS (60) to save. Every shell
+# word is passed on as it was given.
 set -euo pipefail
 
 fail() {
@@ -39,12 +40,39 @@ newest() { # newest WORKDIR: step of the newest whole checkpoint, -1 if none
   echo "$best"
 }
 
+folder() { # folder WORKDIR: returns if it can be one of all nodes
+  [ -n "$1" ] || fail 2 "--workdir: expected a folder that all nodes share after \`--\`, found none; add it"
+  [[ $1 != *://* ]] || fail 2 "--workdir: expected a folder that all nodes share, found $1; name one"
+}
+
+task() { # task FILE WORDS...: one process of the run; a final exit code is also written to FILE
+  local file=$1 child code=0
+  shift
+  # In a group of its own: some clusters signal this shell alone, some its whole group, and a second signal means "at once".
+  set -m
+  "$@" &
+  child=$!
+  set +m
+  # shellcheck disable=SC2064 # the number is known now
+  trap "kill -TERM $child 2>/dev/null || true" TERM INT
+  while kill -0 "$child" 2>/dev/null; do sleep 0.5 || true; done
+  wait "$child" || code=$?
+  case $code in [2-5]) echo "$code" >>"$file" ;; esac
+  exit "$code"
+}
+
 job() { # inside the allocation; the arguments are those of `lit-tune train`
-  local word workdir='' code=0 tries=0 before=-1 now mark
+  local word workdir='' code=0 tries=0 before=-1 now mark final
   for word in "$@"; do case $word in --workdir=*) workdir=${word#*=} ;; esac done
+  folder "$workdir"
   mkdir -p "$workdir"
   mark=$workdir/slurm_requeues # "STEP TRIES": how often it was queued again with the same newest checkpoint
-  srun --kill-on-bad-exit=1 lit-tune train "$@" --preempted_exit_code=75 || code=$?
+  # srun gives the highest code of all tasks: that of those which end because the first one did hides its 2, 3, 4 or 5.
+  final=$workdir/slurm_final
+  : >"$final" # there from the start: a shared disk may take a minute to show a new file, but not a new line of an old one
+  srun --kill-on-bad-exit=1 bash -c "$(declare -f task); task \"\$@\"" bash "$final" lit-tune train "$@" \
+    --preempted_exit_code=75 || code=$?
+  [ ! -s "$final" ] || read -r code <"$final"
   case $code in 0 | 2 | 3 | 4 | 5) exit "$code" ;; esac # finished, or a restart would end the same way
   now=$(newest "$workdir")
   [ ! -s "$mark" ] || read -r before tries <"$mark"
@@ -82,15 +110,15 @@ case $verb in
   plan)
     [ -n "$topology" ] || fail 2 "--topology: expected the GPUs of all nodes, such as h200x8, found none; add it"
     configs=()
-    for word in "${words[@]}"; do case $word in --config=* | --config.*) configs+=("$word") ;; esac done
-    lit-tune plan "${configs[@]}" --topology="$topology"
+    for word in ${words[@]+"${words[@]}"}; do case $word in --config=* | --config.*) configs+=("$word") ;; esac done
+    lit-tune plan ${configs[@]+"${configs[@]}"} --topology="$topology"
     ;;
   up)
     command -v sbatch srun lit-tune >/dev/null || fail 1 "expected sbatch, srun and lit-tune on the PATH; log in to the cluster, activate the environment"
     sinfo --summarize
     ;;
   run | resume)
-    [ -n "$workdir" ] || fail 2 "--workdir: expected a shared folder after \`--\`, found none; add it"
+    folder "$workdir"
     id=$(mine)
     [ -z "$id" ] || { echo "job $id is there already; \`logs\` shows it" && exit; }
     sbatch --job-name="$name" ${flags[@]+"${flags[@]}"} "$0" job "${words[@]}"

@@ -48,8 +48,14 @@ mount_bucket() { # mount_bucket BUCKET FOLDER
   gcsfuse --implicit-dirs "$1" "$2"
 }
 
-number() { # this machine's place in its slice, from 1
-  echo $(($(curl --silent --fail --header 'Metadata-Flavor: Google' "$metadata") + 1))
+number() { # this machine's place in its slice, from 1; fails where it cannot be told: two machines would do one part
+  local from_0
+  from_0=$(curl --silent --fail --header 'Metadata-Flavor: Google' "$metadata") || from_0=
+  if [[ ! $from_0 =~ ^[0-9]+$ ]]; then
+    echo "worker.sh: {i}: expected this machine's number from the metadata server, found '$from_0'; start it again" >&2
+    return 1
+  fi
+  echo $((from_0 + 1))
 }
 
 property() { systemctl show "$unit" --property="$1" --value; }
@@ -57,10 +63,10 @@ property() { systemctl show "$unit" --property="$1" --value; }
 running() { case $(property SubState) in running | start* | stop* | final*) true ;; *) false ;; esac }
 
 start() {
-  local words=() word mine
+  local words=() word mine=''
   for word in "$@"; do
     if [[ $word == *'{i}'* ]]; then
-      mine=${mine:-$(number)}
+      [ -n "$mine" ] || mine=$(number) || return 1
       word=${word//'{i}'/$mine}
     fi
     words+=("$word")

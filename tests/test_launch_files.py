@@ -3,12 +3,15 @@ scripts that run on machines, Slurm's, and what the README of launch/ says of th
 
 import ast
 import io
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import fake_cloud
@@ -120,6 +123,14 @@ def test_worker_starts_a_unit_that_gets_sigterm_first(machine: Cloud) -> None:
     assert start[start.index("--") + 1:] == [program, "cache-text", "--config=a b", "--part=3/4"]
 
 
+@pytest.mark.parametrize("answer", [{"code": 22}, {"code": 7, "error": "no route"}, "", "not a number"])
+def test_worker_that_does_not_know_its_number_starts_nothing(machine: Cloud, answer: dict | str) -> None:
+    machine.play({"^curl": [answer], "SubState": ["dead"], "LoadState": ["not-found"]})
+    code, output = machine.launch("worker.sh", "start", "data", "index", "--part={i}/4")
+    assert code == 1 and "metadata server" in output and not machine.calls("sudo"), output
+    assert machine.launch("worker.sh", "start", "data", "index")[0] == 0  # whose words do not ask for it
+
+
 def test_worker_that_runs_is_left_alone_or_refuses_other_words(machine: Cloud) -> None:
     assert machine.launch("worker.sh", "start", "train", "--config=a b")[0] == 0
     machine.play({"SubState": ["running"]})
@@ -165,8 +176,74 @@ def test_slurm_queues_again_what_a_restart_helps(slurm: Cloud, code: int, again:
     assert found == (0 if again else code), output
     assert slurm.calls("scontrol") == ([["scontrol", "requeue", "5"]] if again else [])
     (run,) = slurm.calls("srun")
-    assert run[1:] == ["--kill-on-bad-exit=1", "lit-tune", "train", "--config=c", f"--workdir={slurm.home}/r",
-                       "--preempted_exit_code=75"]
+    assert run[1:3] == ["--kill-on-bad-exit=1", "bash"]
+    assert run[-5:] == ["lit-tune", "train", "--config=c", f"--workdir={slurm.home}/r", "--preempted_exit_code=75"]
+
+
+# Two tasks, as Slurm starts them: each the leader of a group; the code is the highest, the first that fails ends all.
+SRUN = """#!/bin/bash
+set -m
+shift
+for i in 0 1; do SLURM_PROCID=$i "$@" & echo $! >"$HOME/task-$i"; done
+worst=0
+for i in 0 1; do
+  wait -n || { code=$?; ((code < worst)) || worst=$code; kill -KILL -- -"$(cat "$HOME/task-0")" -"$(cat "$HOME/task-1")"; }
+done 2>/dev/null
+exit $worst
+"""
+# `exit CODE`, or `wait CODE`: until the first SIGTERM; a second one within a second is told by 99.
+TASK = """#!/bin/bash
+IFS=, read -ra plays <<<"$PLAY"
+set -- ${plays[$SLURM_PROCID]}
+[ "$1" = wait ] || exit "$2"
+trap 'trap "exit 99" TERM; sleep 1; exit '"$2" TERM
+: >"$HOME/ready-$SLURM_PROCID"
+while kill -0 "$PPID" 2>/dev/null; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def tasks(slurm: Cloud) -> Cloud:
+    """A cluster whose srun starts two tasks."""
+    (slurm.home / "bin" / "srun").write_text(SRUN)
+    (slurm.home / "bin" / "lit-tune").write_text(TASK)
+    return slurm
+
+
+@pytest.mark.parametrize("play, code", [("exit 2,wait 75", 2), ("wait 75,exit 4", 4), ("exit 5,exit 75", 5),
+                                        ("exit 0,exit 0", 0), ("exit 75,exit 75", 0), ("exit 1,wait 75", 0)])
+def test_slurm_knows_a_final_code_although_srun_gives_the_highest(tasks: Cloud, play: str, code: int) -> None:
+    found, output = tasks.launch("slurm.sh", "job", f"--workdir={tasks.home}/r", SLURM_JOB_ID="5", PLAY=play)
+    assert found == code, output
+    assert bool(tasks.calls("scontrol")) == (play in ("exit 75,exit 75", "exit 1,wait 75")), output
+
+
+def test_slurm_forgets_the_final_code_of_an_earlier_start(tasks: Cloud) -> None:
+    words = ("slurm.sh", "job", f"--workdir={tasks.home}/r")
+    assert tasks.launch(*words, SLURM_JOB_ID="5", PLAY="exit 2,exit 2")[0] == 2
+    assert tasks.launch(*words, SLURM_JOB_ID="5", PLAY="exit 0,exit 0")[0] == 0
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_slurms_signal_reaches_the_run_once(tasks: Cloud, group: bool) -> None:
+    process = tasks.start("slurm.sh", "job", f"--workdir={tasks.home}/r", SLURM_JOB_ID="5", PLAY="wait 0,wait 0")
+    deadline = time.monotonic() + 30
+    while not all((tasks.home / f"ready-{i}").exists() for i in (0, 1)):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    for i in (0, 1):  # Slurm signals the task itself, or the task's group, by the cluster's settings
+        task = int((tasks.home / f"task-{i}").read_text())
+        (os.killpg if group else os.kill)(task, signal.SIGTERM)
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == 0 and not tasks.calls("scontrol"), output
+
+
+@pytest.mark.parametrize("words", [("run", "--name=lit", "--"), ("job",)])
+def test_slurm_refuses_a_workdir_that_is_no_folder(slurm: Cloud, words: tuple[str, ...]) -> None:
+    variables = {"SLURM_JOB_ID": "5"} if words == ("job",) else {}
+    code, output = slurm.launch("slurm.sh", *words, "--config=c", "--workdir=gs://b/r", **variables)
+    assert code == 2 and "a folder that all nodes share" in output and output.count("\n") == 1, output
+    assert not slurm.calls()
 
 
 def test_slurm_gives_up_without_progress_and_not_with_it(slurm: Cloud) -> None:
