@@ -164,6 +164,19 @@ def test_devices_that_never_come_are_given_up_and_the_process_is_ended(tmp_path:
     (tmp_path / "proc/77/fd").mkdir(parents=True)
     (tmp_path / "proc/77/fd/9").symlink_to("/dev/accel0")
     told(devices.check(system, seen, {"tpu": "4 chips"}), "process 77 has it", "kill 77")
+    ours = dataclasses.replace(seen, left=77)  # killed, and still there
+    told(devices.check(system, ours, {"tpu": "4 chips"}), "process 77, which asked, hangs", "restart the machine")
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <function Popen.__del__")  # it is left behind
+def test_a_process_that_cannot_be_ended_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file(tmp_path, "sitecustomize.py", "import time\ntime.sleep(1000)\n")
+    monkeypatch.setattr(probe.os, "killpg", lambda group, number: None)  # as one that waits in the kernel
+    monkeypatch.setattr(probe, "GRACE", 0.1)
+    seen = probe.look({**os.environ, "PYTHONPATH": str(tmp_path)}, import_seconds=1.0)
+    monkeypatch.undo()
+    assert seen.left and seen.late
+    os.kill(seen.left, 9)
 
 
 def test_a_package_that_cannot_be_imported_is_named(tmp_path: Path) -> None:

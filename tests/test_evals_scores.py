@@ -182,6 +182,7 @@ def test_two_modalities_apart_find_only_their_own_until_they_are_centred() -> No
     figures = mixed.metrics(zimg, ztxt, owner, group)
     assert figures["mixed_image_retrieval_recall@5"] == 0 and figures["mixed_same_modality@10"] == 1
     assert figures["mixed_image_retrieval_recall@1_centred"] > 0.9 and figures["modality_gap"] > 1
+    assert figures["modality_gap_chance"] == mixed.gap_chance(zimg, ztxt) < 0.4
 
 
 def test_constant_vectors_find_nothing_in_one_index() -> None:

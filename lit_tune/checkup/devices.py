@@ -19,7 +19,7 @@ def check(system: System, seen: Seen, present: dict[str, str]) -> list[Finding]:
     if not seen.imported:
         return [_imports(seen)]
     if seen.late:
-        return [_late(system, present)]
+        return [_late(system, seen, present)]
     if not seen.devices:
         return [_none(system, seen)]
     found = [_unused(system, seen, kind, evidence) for kind, evidence in present.items()
@@ -40,8 +40,12 @@ def _imports(seen: Seen) -> Finding:
     return problem("imports", "import lit_tune.train", expected="no error", found=seen.words or "an early end", do=do)
 
 
-def _late(system: System, present: dict[str, str]) -> Finding:
-    """jax waits: for a TPU that another process has, or for the other hosts of a slice."""
+def _late(system: System, seen: Seen, present: dict[str, str]) -> Finding:
+    """jax waits: for a TPU that another process has, or for the other hosts of a slice; or it hangs in a driver."""
+    if seen.left:
+        return problem("devices", "jax.devices()", expected=f"an answer within {SECONDS:.0f} s",
+                       found=f"process {seen.left}, which asked, hangs in a driver and cannot be ended",
+                       do="restart the machine")
     holders = system.tpu_holders()
     if holders or system.tpu_lock() == "held":
         return _in_use(holders, "no answer")

@@ -33,6 +33,7 @@ class Seen:
         devices: {"platform": "tpu", "kind": "TPU v5 lite", "chip": "v5e"} each, of all processes; chip "" if unknown.
         processes: that jax counts; on a TPU slice one a host.
         late: there was no answer in time.
+        left: number of the process that was asked, where it could not even be ended; else 0.
         words: the last thing that was said on stderr, without a traceback's lines.
     """
 
@@ -40,6 +41,7 @@ class Seen:
     devices: tuple[dict[str, str], ...] = ()
     processes: int = 1
     late: bool = False
+    left: int = 0
     words: str = ""
 
     @property
@@ -66,10 +68,10 @@ def look(environ: Mapping[str, str] | None = None, *, seconds: float = SECONDS,
             try:
                 late = not _ends(process, out, import_seconds, seconds)
             finally:
-                _end(process)
+                left = 0 if _end(process) else process.pid
         pages = _pages(out)
         found = pages.get("devices", {"devices": [], "processes": 1})
-        return Seen("imported" in pages, tuple(found["devices"]), found["processes"], late,
+        return Seen("imported" in pages, tuple(found["devices"]), found["processes"], late, left,
                     _last_words(err.read_text(errors="replace")))
 
 
@@ -93,12 +95,13 @@ def _ends(process: subprocess.Popen, out: Path, import_seconds: float, seconds: 
     return True
 
 
-def _end(process: subprocess.Popen) -> None:
-    """Kill the process with what it has started. One that hangs in a driver is left behind."""
+def _end(process: subprocess.Popen) -> bool:
+    """Kill the process with what it has started; whether it has ended. One that hangs in a driver is left behind."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
+    return process.poll() is not None
 
 
 def _pages(out: Path) -> dict[str, Any]:

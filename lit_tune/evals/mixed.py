@@ -25,7 +25,8 @@ def metrics(
     `mixed_image_retrieval_recall@K`: a caption finds its picture among all pictures and all captions of other pictures.
     `mixed_text_retrieval_recall@K`: a picture finds a caption of its own among all captions and all other pictures.
     `mixed_same_modality@10`: share of the first ten answers that are of the query's own modality, both directions'
-    mean, with the share of that modality in the index as `_chance`. `modality_gap`: distance of the two centroids.
+    mean, with the share of that modality in the index as `_chance`. `modality_gap`: distance of the two centroids, its
+    `_chance` that of groups of the same sizes drawn from all vectors.
 
     Args: as for `recall.metrics`. Ties count against the model.
     """
@@ -47,9 +48,16 @@ def gap_chance(zimg: Float[np.ndarray, "n d"], ztxt: Float[np.ndarray, "m d"]) -
     """What `gap` would be if nothing told the modalities apart: the root of the mean square over all ways to cut the
     same vectors into groups of these sizes, by formula.
     """
-    both = np.concatenate([zimg, ztxt]).astype(np.float64)
-    variance = np.square(both - both.mean(0)).sum() / (len(both) - 1)  # of all directions together
-    return float(np.sqrt(variance * (1 / len(zimg) + 1 / len(ztxt))))
+    n, m = len(zimg), len(ztxt)
+    squares = sum(np.einsum("nd,nd->", z, z, dtype=np.float64) for z in (zimg, ztxt))
+    mean = (zimg.sum(0, dtype=np.float64) + ztxt.sum(0, dtype=np.float64)) / (n + m)
+    variance = max(squares - (n + m) * mean @ mean, 0.0) / (n + m - 1)  # of all directions together
+    return float(np.sqrt(variance * (1 / n + 1 / m)))
+
+
+def gap_figures(zimg: Float[np.ndarray, "n d"], ztxt: Float[np.ndarray, "m d"]) -> dict[str, float]:
+    """`modality_gap` with its chance."""
+    return {"modality_gap": gap(zimg, ztxt), "modality_gap_chance": gap_chance(zimg, ztxt)}
 
 
 def _figures(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray, group: np.ndarray) -> dict[str, float]:
@@ -65,9 +73,11 @@ def _figures(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray, group: np.nd
     figures |= _recalls("mixed_text_retrieval_recall", back, own[images].sum(1), np.full(len(images), n + m - 1))
     chance = (len(texts) * m + len(images) * n) / (n + m)
     queries = len(texts) + len(images)
-    return figures | {"mixed_queries": float(queries), "modality_gap": gap(zimg, ztxt),
-                      f"mixed_same_modality@{LOOK}": float((same.sum() + alike.sum()) / queries),
-                      f"mixed_same_modality@{LOOK}_chance": float(chance / queries)}  # fmt: skip
+    return figures | gap_figures(zimg, ztxt) | {
+        "mixed_queries": float(queries),
+        f"mixed_same_modality@{LOOK}": float((same.sum() + alike.sum()) / queries),
+        f"mixed_same_modality@{LOOK}_chance": float(chance / queries),
+    }
 
 
 def _recalls(name: str, ranks: np.ndarray, right: np.ndarray, candidates: np.ndarray) -> dict[str, float]:

@@ -61,7 +61,7 @@ def _classification(task: Task, data: EvalData, zimg: np.ndarray, embed_text: Em
     prompts, classes = _class_vectors(data, embed_text)
     found, figures = classification.classified(zimg, classes, data.labels)
     predicted, margin = classification.answers(zimg, classes, None, data.labels, found.hits(1))
-    figures |= ceilings.templates(prompts) | {"modality_gap": mixed.gap(zimg, classes)}
+    figures |= ceilings.templates(prompts) | mixed.gap_figures(zimg, classes)
     if data.fields is not None and task.fields:
         figures |= groups.figures(task.name, data.labels, predicted, found.hits(5), data.fields, task.fields)
         figures |= groups.chances(task.name, data.labels, len(classes))
