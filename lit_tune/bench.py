@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 import numpy as np  # noqa: E402
 
-from lit_tune import bench_towers, config as config_lib, console, flags as flags_lib  # noqa: E402
+from lit_tune import bench_towers, config as config_lib, console, flag_reading  # noqa: E402
 from lit_tune.benching import data, embed, loss, machine, settings, step  # noqa: E402
 from lit_tune.benching.timing import in_turns, ratio  # noqa: E402
 from lit_tune.errors import ConfigError, NumbersError, explain  # noqa: E402
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     flags: BenchFlags = config_lib.parse(argv, "bench")
     part = _part(flags)
     flags = dataclasses.replace(flags, repeats=flags.repeats or REPEATS[part])
-    changes = flags_lib.read(argv, "bench")[1]
+    changes = flag_reading.read(argv, "bench")[1]
     if part not in ("embed", "step") and (flags.config is not None or changes):
         raise ConfigError(explain(f"bench {part}", expected="no config: it measures none", found="one",
                                   do="leave --config out"))  # fmt: skip

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from lit_tune import cli, config as config_lib, flags as flags_lib
+from lit_tune import cli, config as config_lib, flag_reading
 from lit_tune.flags import DoctorFlags
 from lit_tune.redaction import redact
 
@@ -16,14 +16,15 @@ from lit_tune.redaction import redact
 def main(argv: Sequence[str]) -> int:
     """Runs `lit-tune doctor`: prints a page, or JSON; returns the exit code."""
     flags: DoctorFlags = config_lib.parse(argv, "doctor")
-    values, changes = flags_lib.read(argv, "doctor")
+    values, changes = flag_reading.read(argv, "doctor")
     name = ""
     if flags.config is not None:
         name = " ".join(shlex.quote(word) for word in
                         [values["config"], *(f"--config.{key}={text}" for key, text in changes)])
     from lit_tune.checkup import examine, probe  # only here: packages that are broken must not stop the help
 
-    print(f"lit-tune doctor: asking jax for its devices, at most {probe.SECONDS:.0f} s", file=sys.stderr, flush=True)
+    wait = probe.IMPORT_SECONDS + probe.SECONDS
+    print(f"lit-tune doctor: asking jax for its devices, at most {wait:.0f} s", file=sys.stderr, flush=True)
     report = examine.examine(flags.config, name)
     page = json.dumps(report.as_json(), indent=1) if flags.json else "\n".join(report.lines())
     print(redact(page))

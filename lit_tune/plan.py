@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lit_tune import cli, config as config_lib, flags as flags_lib
+from lit_tune import cli, config as config_lib, flag_reading
 from lit_tune.errors import ConfigError, explain
 from lit_tune.flags import PlanFlags
 from lit_tune.planning import chips, libtpu, prices
@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     _prepare(slices)
     from lit_tune.planning import command  # only here: jax reads the variables when it is imported
 
-    values, changes = flags_lib.read(argv, "plan")
+    values, changes = flag_reading.read(argv, "plan")
     name = " ".join([values["config"], *(f"{key}={text}" for key, text in changes)])
     return command.run(flags, name, slices, table)
 

@@ -203,8 +203,8 @@ def test_nan_for_ever_ends_the_run_after_three_steps(home: Path, recovery: Calla
 @pytest.mark.faults(row=29, fault="a batch whose loss and gradient are 1,000 times too large", expected="told of once, "
                     "counted, its samples in bad_batches.jsonl; clipped, or with optim.skip_spikes no weight changes")
 def test_a_spike_is_told_of_and_skipped_where_asked_for(home: Path, recovery: Callable[[float], None]) -> None:
-    code, output = run(home, "spike", "--debug_fault=spike@40", total_steps=42, checkpoint__every=41,
-                       optim__skip_spikes=10.0, loss__logit_scale_init=1.0, loss__logit_scale_max=2.0)
+    code, output = run(home, "spike", "--debug_fault=spike@40", total_steps=42, checkpoint__every=1,
+                       checkpoint__keep=3, optim__skip_spikes=10.0, loss__logit_scale_init=1.0, loss__logit_scale_max=2.0)
     assert code == 0 and output.count("a spike") == 1 and "--skip_batches=40:41" in output, output
     assert output.count("at the clamp for 10 steps") == 1, output
     log = {line["step"]: line for line in tiny.lines(home / "spike") if line["kind"] == "train"}
@@ -213,7 +213,8 @@ def test_a_spike_is_told_of_and_skipped_where_asked_for(home: Path, recovery: Ca
     assert [log[step]["train/skipped_steps"] for step in (40, 41, 42)] == [0, 1, 1]
     kinds = [(line["step"], line["kind"]) for line in read(home / "spike" / "bad_batches.jsonl")]
     assert kinds == [(40, "spike"), (40, "skipped")]
-    state = weights(home / "spike", 41)
+    before, state = weights(home / "spike", 40), weights(home / "spike", 41)
+    assert {name for name in state if not np.array_equal(before[name], state[name])} == {"step", "skipped"}
     assert state["opt_state/0/count"] == 40 and log[41]["train/grad_norm"] not in state["norms"].tolist()
     assert state["norms"][-1] == np.float32(log[40]["train/grad_norm"])
 

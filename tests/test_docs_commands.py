@@ -11,7 +11,7 @@ import docs_commands
 import pytest
 from docs_commands import OURS, ROOT, Command, is_placeholder
 
-from lit_tune import bench, cli, config as config_lib, errors, exports, flags as flags_lib, plan
+from lit_tune import bench, cli, config as config_lib, errors, exports, flag_reading, flags as flags_lib, plan
 from lit_tune.data import __main__ as data_command
 from lit_tune.evals import catalog, published
 from lit_tune.planning import chips
@@ -54,7 +54,7 @@ def ours(words: list[str], *, whole: bool) -> None:
 
 def parsed(name: str, words: list[str], whole: bool) -> tuple[dict, list[tuple[str, str]], bool]:
     """(values, changes, whether the config is a real one) as the program reads them, placeholders filled in."""
-    fields = {flags_lib.spelled(field): field for field in dataclasses.fields(flags_lib.COMMANDS[name])}
+    fields = {flag_reading.spelled(field): field for field in dataclasses.fields(flags_lib.COMMANDS[name])}
     filled, known = [], True
     for word in words:
         flag, equals, value = word.partition("=")
@@ -72,7 +72,7 @@ def parsed(name: str, words: list[str], whole: bool) -> tuple[dict, list[tuple[s
         given = {word.partition("=")[0].removeprefix("--") for word in filled}
         filled += [f"--{flag}={PLAIN_CONFIG if flag == 'config' else stand_in(field)}"
                    for flag, field in fields.items() if field.metadata["required"] and flag not in given]
-    values, changes = flags_lib.read(filled, name)
+    values, changes = flag_reading.read(filled, name)
     return values, changes, known
 
 
@@ -87,7 +87,7 @@ def stand_in(field: dataclasses.Field) -> str:
     form = field.metadata["form"]
     if "|" in form:
         return form.split("|")[0]
-    if flags_lib.spelled(field) == "topology":
+    if flag_reading.spelled(field) == "topology":
         return "v5e-8"
     for text in STANDS_FOR:
         try:

@@ -24,7 +24,7 @@ CHANGES: dict[str, tuple[Callable[[Named], Named], str]] = {  # what is done to 
     "another shape": (lambda named: named | {FIRST: named[FIRST][:-1]}, f"{FIRST} of shape (15, 16) instead of"),
     "whole numbers": (lambda named: named | {FIRST: named[FIRST].astype(np.int8)}, f"{FIRST} of int8 instead of"),
     "float64": (lambda named: named | {FIRST: named[FIRST].astype(np.float64)}, f"weight {FIRST}: expected float32"),
-    "float8": (lambda named: named | {FIRST: named[FIRST].astype(ml_dtypes.float8_e4m3fn)}, "of another type"),
+    "float8": (lambda named: named | {FIRST: named[FIRST].astype(ml_dtypes.float8_e4m3fn)}, f"{FIRST} of F8_E4M3"),
 }
 CONFIGS = {  # the same weights under a config that says otherwise
     "another depth": ({"num_hidden_layers": 2}, "missing (encoder.layer.1."),

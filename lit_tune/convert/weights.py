@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, numpy as safetensors_numpy
+from safetensors import SafetensorError, numpy as safetensors_numpy, safe_open
 
 from lit_tune.errors import ConfigError, explain
 
@@ -58,8 +58,19 @@ def _read_file(file: Path) -> dict[str, np.ndarray]:
             explain(str(file), expected="a whole safetensors file", found=error, do="fetch it again")
         ) from error
     except (AttributeError, KeyError, TypeError) as error:  # numbers that numpy has no type for, such as 8-bit floats
-        raise ConfigError(explain(str(file), expected="float32, float16 or bfloat16",
-                                  found=f"numbers of another type ({error})", do="convert the file")) from error
+        raise ConfigError(explain(str(file), expected="float32, float16 or bfloat16", found=_odd_type(file),
+                                  do="convert the file")) from error
+
+
+def _odd_type(file: Path) -> str:
+    """The first array of a type that cannot be read, in words."""
+    with safe_open(file, framework="numpy") as arrays:
+        for name in arrays.keys():  # not a dictionary
+            try:
+                arrays.get_tensor(name)
+            except (AttributeError, KeyError, TypeError):
+                return f"{name} of {arrays.get_slice(name).get_dtype()}"
+    return "numbers of another type"
 
 
 def _float32(name: str, array: np.ndarray) -> np.ndarray:
