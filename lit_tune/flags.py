@@ -251,7 +251,7 @@ class PlanFlags:
 
     config: ConfigDict = flag(CONFIG, form="NAME", required=True)
     topology: tuple[str, ...] = flag(
-        "v5e:16x16, v5litepod-256, v6e-256, v5p:4x4x4, v4:2x2x2, h200x8...; several with --sweep", read=words,
+        "v5e:16x16, v5litepod-256, v6e-256, v5p:4x4x4, tpu7x-16, h200x8...; several with --sweep", read=words,
         form="NAME", required=True)
     slices: int = flag("how many such slices, joined by the data centre's network", 1, read=positive, form="N")
     json: bool = flag("print JSON", False)

@@ -39,7 +39,7 @@ def _check(flags: PlanFlags, slices: Sequence[chips.Slice]) -> None:
     config_lib.check(flags.config, files=False)
     for slice_ in slices:
         if flags.part == "step":
-            config_lib.check_devices(flags.config, slice_.chips)
+            config_lib.check_devices(flags.config, slice_.devices)
 
 
 def _prepare(slices: Sequence[chips.Slice]) -> None:

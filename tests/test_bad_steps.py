@@ -204,7 +204,8 @@ def test_nan_for_ever_ends_the_run_after_three_steps(home: Path, recovery: Calla
                     "counted, its samples in bad_batches.jsonl; clipped, or with optim.skip_spikes no weight changes")
 def test_a_spike_is_told_of_and_skipped_where_asked_for(home: Path, recovery: Callable[[float], None]) -> None:
     code, output = run(home, "spike", "--debug_fault=spike@40", total_steps=42, checkpoint__every=1,
-                       checkpoint__keep=3, optim__skip_spikes=10.0, loss__logit_scale_init=1.0, loss__logit_scale_max=2.0)
+                       checkpoint__keep=3, optim__skip_spikes=10.0, loss__logit_scale_init=1.0,
+                       loss__logit_scale_max=2.0)
     assert code == 0 and output.count("a spike") == 1 and "--skip_batches=40:41" in output, output
     assert output.count("at the clamp for 10 steps") == 1, output
     log = {line["step"]: line for line in tiny.lines(home / "spike") if line["kind"] == "train"}

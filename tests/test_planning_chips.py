@@ -11,6 +11,7 @@ from lit_tune.planning import chips
     ("v5e-8", "v5e:2x4", 8, 1), ("v6e-256", "v6e:16x16", 256, 64), ("V6E:2x4", "v6e:2x4", 8, 1),
     ("v6e-32", "v6e:4x8", 32, 8), ("v5p:4x4x4", "v5p:4x4x4", 64, 16), ("v5p-128", "v5p:4x4x4", 64, 16),
     ("v5p-8", "v5p:2x2x1", 4, 1), ("v4-16", "v4:2x2x2", 8, 2), ("v4:2x2x2", "v4:2x2x2", 8, 2),
+    ("tpu7x-16", "tpu7x:2x2x2", 8, 2), ("TPU7x:4x4x4", "tpu7x:4x4x4", 64, 16), ("tpu7x-8", "tpu7x:2x2x1", 4, 1),
 ])
 def test_a_tpu_name_is_a_grid_of_chips(name: str, topology: str, count: int, hosts: int) -> None:
     found = chips.parse(name)
@@ -21,6 +22,11 @@ def test_a_tpu_name_is_a_grid_of_chips(name: str, topology: str, count: int, hos
 def test_a_gpu_name_is_a_number_of_cards(name: str, count: int) -> None:
     found = chips.parse(name)
     assert found.chip.maker == "nvidia" and found.chips == count and found.hosts == 1
+
+
+def test_a_chip_is_one_device_of_jax_but_for_two() -> None:
+    assert {name for name, chip in chips.CHIPS.items() if chip.devices != 1} == {"tpu7x"}
+    assert chips.parse("tpu7x:4x4x4", slices=2).devices == 256 and chips.parse("v5p-128").devices == 64
 
 
 def test_slices_multiply_chips_and_hosts() -> None:
@@ -46,7 +52,7 @@ def test_the_next_slice_is_twice_as_large_until_there_is_none() -> None:
 
 
 def test_peak_is_clock_times_matrix_units_where_the_compiler_counts_cycles() -> None:
-    units = {"v4": 8, "v5e": 4, "v5p": 8, "v6e": 4}  # of one chip
+    units = {"v4": 8, "v5e": 4, "v5p": 8, "v6e": 4, "tpu7x": 4}  # of one device
     for name, count in units.items():
         chip = chips.CHIPS[name]
         assert chip.clock * count * chip.mxu**2 * 2 == pytest.approx(chip.peak, rel=0.01)

@@ -27,7 +27,7 @@ from lit_tune.planning import (
     sweep,
     traffic,
 )
-from lit_tune.planning.chips import CHIPS, Slice
+from lit_tune.planning.chips import CHIPS, Slice, parse
 from lit_tune.planning.collectives import Collective, Layout
 from lit_tune.planning.compiling import GIB, Compiled, Compiler
 from lit_tune.planning.hlo import Shape, read
@@ -134,6 +134,15 @@ def test_the_run_follows_from_the_step() -> None:
     assert found["chip_hours_high"] == pytest.approx(8.0) and found["cost_usd_high"] == pytest.approx(16.0)
     assert found["pairs_per_s_per_chip_low"] == pytest.approx(128.0) and found["images_per_s_per_host"] == 2048.0
     assert found["price_date"] == "2026-01-01"
+
+
+def test_a_chip_of_two_devices_has_their_peak_together_and_costs_once() -> None:
+    table, slice_ = prices.Prices("2026-01-01", "here", {"tpu7x": 2.0}), parse("tpu7x-8")
+    found = estimate.run(small(), slice_, {"est_ms_low": 500.0, "est_ms_high": 1000.0, "flops_model": 2307e12}, table)
+    assert found["mfu_high"] == pytest.approx(2 * 2307 / (4 * 2307)) and found["chip_hours_high"] == pytest.approx(4.0)
+    assert found["pairs_per_s_per_chip_low"] == pytest.approx(256.0) and found["cost_usd_high"] == pytest.approx(8.0)
+    asked = estimate.about(small(), "small", slice_)
+    assert (asked["chips"], asked["devices"], asked["device_batch"]) == (4, 8, 1024 // 8)
 
 
 def test_the_kernel_model_gives_what_its_page_says() -> None:

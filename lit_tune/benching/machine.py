@@ -13,7 +13,7 @@ from lit_tune.planning.chips import CHIPS, Chip
 HOST_DEVICES = "xla_force_host_platform_device_count"
 # How jax names the chips (device_kind), longest first, beside our names of them.
 KINDS = (("TPU v5 lite", "v5e"), ("TPU v6 lite", "v6e"), ("TPU v5e", "v5e"), ("TPU v5p", "v5p"), ("TPU v6e", "v6e"),
-         ("TPU v4", "v4"), ("TPU v5", "v5p"), ("NVIDIA A100", "a100"), ("NVIDIA H100", "h100"),
+         ("TPU v4", "v4"), ("TPU v5", "v5p"), ("TPU7x", "tpu7x"), ("NVIDIA A100", "a100"), ("NVIDIA H100", "h100"),
          ("NVIDIA H200", "h200"), ("NVIDIA B200", "b200"))  # fmt: skip
 
 

@@ -113,7 +113,8 @@ def plan_command(name: str, seen: Seen) -> str:
         topology = "v5e:16x16"  # to be changed for what the run is meant for
     else:
         count = len(seen.devices)
-        topology = f"{chip.name}-{count * chip.cores}" if chip.maker == "tpu" else f"{chip.name}x{count}"
+        size = f"-{count // chip.devices * chip.cores}" if chip.maker == "tpu" else f"x{count}"
+        topology = chip.name + size
     return f"lit-tune plan --config={name} --topology={topology}"
 
 

@@ -9,7 +9,7 @@ from lit_tune.errors import ConfigError, explain
 
 
 class Chip(NamedTuple):
-    """One kind of accelerator; rates of one chip.
+    """One kind of accelerator; memory and rates of one device as jax counts them, nearly always a chip.
 
     Attributes:
         name: as in `NAME:16x16`.
@@ -18,13 +18,14 @@ class Chip(NamedTuple):
         hbm_gib: memory that a program can have, GiB.
         hbm_rate: bytes/s to and from that memory.
         link_rate: bytes/s to the other chips of the slice, both directions together.
-        network_rate: bytes/s to other slices, one way, a chip's part of its host's.
+        network_rate: bytes/s to other slices, one way, a device's part of its host's.
         clock: Hz that the compiler's cycles are counted in; 0 where it gives none.
         host_chips: chips of one host of a slice that has several hosts.
         cores: what the makers' own accelerator types count for one chip (v5p-128 has 64 chips).
         dimensions: of a topology name.
         largest: chips of the largest slice.
         mxu: side of the matrix unit.
+        devices: that one chip is to jax.
         config: of the chip, for libtpu; "" for its default.
     """
 
@@ -41,6 +42,7 @@ class Chip(NamedTuple):
     dimensions: int = 2
     largest: int = 256
     mxu: int = 128
+    devices: int = 1
     config: str = ""
 
 
@@ -49,13 +51,16 @@ class Chip(NamedTuple):
 # 256 v5e there, 25.6 of v6e; v4 and v5p as 200 Gbit/s a host of 4 chips, remembered. hbm_gib: what libtpu states in its
 # messages about programs that do not fit. Clocks are not published: peak = clock x MXUs x side^2 x 2 gives 1.5 GHz for
 # v5e (4 of 128), 1.75 for v5p (8 of 128), 1.75 for v6e (4 of 256) and 1.05 for v4 (8 of 128); the last two are the
-# least certain, a TPU could measure them.
+# least certain, a TPU could measure them. TPU7x: half of what docs.cloud.google.com/tpu/docs/tpu7x (read 2026-11) says
+# of a chip, since each of its two TensorCores is a device with half the memory; four matrix units a core are a guess.
 _TPU = (
     Chip("v4", "tpu", 275e12, 32.0, 1228e9, 300e9, 6.25e9, 1.05e9, 4, cores=2, dimensions=3, largest=4096,
          config="megacore"),
     Chip("v5e", "tpu", 197e12, 15.75, 819e9, 400e9, 3.125e9, 1.5e9, 4),
     Chip("v5p", "tpu", 459e12, 95.0, 2765e9, 1200e9, 6.25e9, 1.75e9, 4, cores=2, dimensions=3, largest=8960),
     Chip("v6e", "tpu", 918e12, 31.25, 1640e9, 800e9, 12.5e9, 1.75e9, 4, mxu=256),
+    Chip("tpu7x", "tpu", 1153.5e12, 94.75, 3690e9, 600e9, 6.25e9, 2.2e9, 4, cores=2, dimensions=3, largest=9216,
+         mxu=256, devices=2),
 )
 # NVIDIA's data sheets of the SXM boards, without sparsity; NVLink both directions together. hbm_gib: the card's memory
 # less the 5 % that a context and the allocator's pools take.
@@ -66,8 +71,9 @@ _NVIDIA = (
     Chip("b200", "nvidia", 2250e12, 170.0, 8000e9, 1800e9, 50e9, 0.0, 8, dimensions=0),
 )
 CHIPS = {chip.name: chip for chip in (*_TPU, *_NVIDIA)}
-_SPELLED = {"v5litepod": "v5e", "v5lite": "v5e", "v6": "v6e", "v5lite-pod": "v5e"}
-EXAMPLES = ("v5e:16x16", "v5litepod-256", "v6e-256", "v5p:4x4x4", "v5p-128", "v4:2x2x2", "h100", "h200x8")
+_SPELLED = {"v5litepod": "v5e", "v5lite": "v5e", "v6": "v6e", "v5lite-pod": "v5e", "v7x": "tpu7x", "ironwood": "tpu7x"}
+EXAMPLES = ("v5e:16x16", "v5litepod-256", "v6e-256", "v5p:4x4x4", "v5p-128", "v4:2x2x2", "tpu7x-16", "h100",
+            "h200x8")
 
 
 class Slice(NamedTuple):
@@ -87,6 +93,11 @@ class Slice(NamedTuple):
     def chips(self) -> int:
         """Of all slices together."""
         return math.prod(self.grid) * self.slices
+
+    @property
+    def devices(self) -> int:
+        """Of jax, of all slices together."""
+        return self.chips * self.chip.devices
 
     @property
     def hosts(self) -> int:
@@ -112,7 +123,8 @@ def parse(text: str, slices: int = 1) -> Slice:
     """The slice that a name stands for.
 
     Args:
-        text: v5e:16x16, v5litepod-256, v6e-256, v5p-128 (v4 and v5p count TensorCores there, two a chip), h100, h200x8.
+        text: v5e:16x16, v5litepod-256, v6e-256, v5p-128 (v4, v5p and TPU7x count TensorCores there, two a chip), h100,
+            h200x8.
         slices: how many of them, joined by the data centre's network (TPUs only).
 
     Raises:

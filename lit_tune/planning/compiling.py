@@ -69,9 +69,9 @@ class Compiler:
         """The training step of a checked config on a slice.
 
         Raises:
-            ConfigError: the batch or the mesh does not divide over the slice's chips.
+            ConfigError: the batch or the mesh does not divide over the slice's devices.
         """
-        config_lib.check_devices(config, slice_.chips)
+        config_lib.check_devices(config, slice_.devices)
         key = (config_lib.config_hash(config), slice_)
         if key not in self._kept:
             tpu = slice_.chip.maker == "tpu"

@@ -40,10 +40,11 @@ def memory(compiled: Compiled, chip: Chip) -> Figures:
 
 def about(config: ConfigDict, name: str, slice_: Slice) -> Figures:
     """The keys about what was asked for."""
-    rows = slice_.chips // max(1, config.mesh.tensor)
+    rows = slice_.devices // max(1, config.mesh.tensor)
     return {"topology": slice_.topology if slice_.chip.maker == "tpu" else slice_.name, "slices": slice_.slices,
-            "chips": slice_.chips, "hosts": slice_.hosts, "config": name, "global_batch": config.global_batch,
-            "device_batch": config.global_batch // rows, "micro_batches": config.micro_batches,
+            "chips": slice_.chips, "devices": slice_.devices, "hosts": slice_.hosts, "config": name,
+            "global_batch": config.global_batch, "device_batch": config.global_batch // rows,
+            "micro_batches": config.micro_batches,
             "remat": config.vision.remat, "text": config.text.source,
             "libtpu": libtpu.version(), "jax": jax.__version__}
 
@@ -98,7 +99,7 @@ def of_gpu_program(config: ConfigDict, slice_: Slice, compiled: Compiled) -> Fig
 
 
 def exchange_times(sent: traffic.Sent, found: Sequence[Collective], slice_: Slice) -> Figures:
-    """The keys about what exchanges add to a step, milliseconds, and what a chip sends to other slices, bytes."""
+    """The keys about what exchanges add to a step, milliseconds, and what a device sends to other slices, bytes."""
     return {"collective_ms_low": 1e3 * sent.whole.low, "collective_ms_high": 1e3 * sent.whole.high,
             "network_ms_low": 1e3 * sent.network.low, "network_ms_high": 1e3 * sent.network.high,
             "network_bytes": round(sum(traffic.network_bytes(one, slice_.slices) for one in found))}
@@ -114,7 +115,7 @@ def run(config: ConfigDict, slice_: Slice, figures: Mapping[str, Any], prices: P
         return {f"{name}_low": low, f"{name}_high": high}
 
     hours = steps * fast / 3600, steps * slow / 3600
-    peak = slice_.chip.peak * chips
+    peak = slice_.chip.peak * slice_.devices
     return {
         **both("mfu", figures["flops_model"] / slow / peak, figures["flops_model"] / fast / peak),
         **both("pairs_per_s_per_chip", batch / slow / chips, batch / fast / chips),

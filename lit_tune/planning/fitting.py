@@ -60,7 +60,7 @@ def tries(config: ConfigDict, slice_: Slice, compiled: Compiled) -> Iterator[Try
     wide = compiled.layout.axes["data"]
     if not config.optim.zero1 and wide > 1:
         yield from _of(config, slice_, {"optim.zero1": True}, peak - moments * (1 - 1 / wide))
-    if config.mesh.fsdp == 1 and config.mesh.tensor == 1 and slice_.chips > 1:
+    if config.mesh.fsdp == 1 and config.mesh.tensor == 1 and slice_.devices > 1:
         yield from _of(config, slice_, {"mesh.data": 1, "mesh.fsdp": -1}, peak - compiled.arguments)
     levels = ("none", "dots", "save", "full")  # less memory from left to right
     # the CPU's compiler, which stands in for an absent GPU's, undoes what a policy does
@@ -68,7 +68,7 @@ def tries(config: ConfigDict, slice_: Slice, compiled: Compiled) -> Iterator[Try
         if levels.index(policy) > levels.index(config.vision.remat):
             # a layer's activations remain at least, and what no policy touches
             yield from _of(config, slice_, {"vision.remat": policy}, compiled.arguments + temporaries / 30)
-    parts, most = config.micro_batches * 2, config.global_batch // slice_.chips
+    parts, most = config.micro_batches * 2, config.global_batch // slice_.devices
     while parts <= most and most % parts == 0:
         times = parts / config.micro_batches
         yield from _of(config, slice_, {"micro_batches": parts}, compiled.arguments + temporaries / times)
@@ -82,7 +82,7 @@ def _of(config: ConfigDict, slice_: Slice, changes: dict[str, Any], guess: float
     text = " ".join(f"--config.{key}={value}" for key, value in changes.items()) or f"--topology={slice_.topology}"
     try:
         other = changed(config, changes)
-        config_lib.check_devices(other, slice_.chips)
+        config_lib.check_devices(other, slice_.devices)
     except ConfigError:  # another setting excludes it: no way out, and none is offered
         return
     yield Try(text, other, slice_, guess)

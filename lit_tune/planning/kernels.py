@@ -84,7 +84,7 @@ def span(kernel: Kernel, chip: Chip, heads: int) -> Span:
     pictures, tokens, width = _sizes(kernel, heads)
     flops, elements = cost.passes(tokens, heads, width // heads, kernel.products == cost.BACKWARD, chip.mxu)
     flops *= FLOAT32_PRODUCTS if kernel.operands[0].dtype == "f32" else 1
-    busy = pictures * (flops / chip.peak + elements / (VECTOR_LANES * chip.cores * chip.clock))
+    busy = pictures * (flops / chip.peak + elements / (VECTOR_LANES * chip.cores // chip.devices * chip.clock))
     return Span(max(busy, memory), STALLS * busy + memory)
 
 

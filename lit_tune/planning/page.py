@@ -51,29 +51,36 @@ def spread(low: float | None, high: float | None, form: str = ",.0f") -> str:
     return first if first == last else f"{first} - {last}"
 
 
+def _device(found: Figures) -> str:
+    """What has the memory and runs the program: mostly a chip."""
+    return "chip" if found["devices"] == found["chips"] else "device"
+
+
 def _head(found: Figures) -> list[str]:
     """What was planned."""
     micro = f" in {found['micro_batches']} parts (gradient cache)" if found["micro_batches"] > 1 else ""
     slices = f", {found['slices']} slices" if found["slices"] > 1 else ""
+    device = _device(found)
+    of = f" of {found['devices'] // found['chips']} devices" if device != "chip" else ""
     compiler = f"libtpu {found['libtpu']}, " if not found["roofline"] else ""
     took = f"; compiled in {found['compile_s']:.0f} s" if found["compile_s"] is not None else ""
-    return [f"{found['config']} on {found['topology']}: {found['chips']} chips, {found['hosts']} host(s){slices}",
-            f"batch {found['global_batch']:,}, {found['device_batch']:,} a chip{micro}; text {found['text']}, remat "
-            f"{found['remat']}, attention {found['attention']} ({compiler}jax {found['jax']}{took})"]
+    return [f"{found['config']} on {found['topology']}: {found['chips']} chips{of}, {found['hosts']} host(s){slices}",
+            f"batch {found['global_batch']:,}, {found['device_batch']:,} a {device}{micro}; text {found['text']}, "
+            f"remat {found['remat']}, attention {found['attention']} ({compiler}jax {found['jax']}{took})"]
 
 
 def _memory(found: Figures) -> list[str]:
     """Whether it fits, and what would."""
-    limit, peak = found["hbm_limit_gib"], found["hbm_peak_gib"]
+    limit, peak, device = found["hbm_limit_gib"], found["hbm_peak_gib"], _device(found)
     if found["fits"]:
         code = f", the program itself {found['hbm_code_gib']:.2f} besides" if found["hbm_code_gib"] else ""
         most = "at most " if found["memory_is_bound"] else ""
-        lines = [f"FITS           {most}{peak:.2f} of {limit:g} GiB a chip: arguments "
+        lines = [f"FITS           {most}{peak:.2f} of {limit:g} GiB a {device}: arguments "
                  f"{found['hbm_arguments_gib']:.2f}, temporaries {found['hbm_temporaries_gib']:.2f}{code}"]
         return lines + _notes(found)
     wanted = "more than there is" if peak is None else f"{peak:.2f} GiB"
-    lines = [f"DOES NOT FIT   it wants {wanted}, a chip has {limit:g} GiB"] if not found["memory_is_bound"] else [
-        f"MAY NOT FIT    it wants {wanted} at most, a chip has {limit:g} GiB"]
+    verdict = ("MAY NOT FIT   ", " at most") if found["memory_is_bound"] else ("DOES NOT FIT  ", "")
+    lines = [f"{verdict[0]} it wants {wanted}{verdict[1]}, a {device} has {limit:g} GiB"]
     for one in found["would_fit"]:
         lines.append(f"  would fit    {one['change']}   ({one['hbm_peak_gib']:.2f} GiB)")
     if not found["would_fit"]:
@@ -130,7 +137,7 @@ def _time(found: Figures) -> list[str]:
                      "Pallas calls, by the model in docs/plan.md")
     network = spread(found["network_ms_low"], found["network_ms_high"], ".1f")
     lines.append(f"  exchanges    {spread(found['collective_ms_low'], found['collective_ms_high'], '.1f')} ms, by the "
-                 "same page" + (f"; {network} of it between slices, {amount(found['network_bytes'])} a chip"
+                 "same page" + (f"; {network} of it between slices, {amount(found['network_bytes'])} a {_device(found)}"
                                 if found["slices"] > 1 else ""))
     if found["est_cycles_plain"]:
         ratio = found["est_cycles_plain"] / found["est_cycles"]

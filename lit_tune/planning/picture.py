@@ -1,4 +1,4 @@
-"""A sweep as a picture: memory of a chip against time of a step, one mark a plan; an SVG that stands by itself."""
+"""A sweep as a picture: memory of a device against time of a step, one mark a plan; an SVG that stands by itself."""
 
 from collections.abc import Sequence
 from html import escape
@@ -46,7 +46,7 @@ def draw(rows: Sequence[Figures], title: str) -> str:
         limit = next(one["hbm_limit_gib"] for one in rows if _slice(one) == name)
         x = place(limit, 0)[0]
         parts.append(f'<line class="limit" stroke="{colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" '
-                     f'y2="{HEIGHT - BOTTOM}"><title>{escape(name)}: {limit:g} GiB a chip</title></line>')
+                     f'y2="{HEIGHT - BOTTOM}"><title>{escape(name)}: {limit:g} GiB a device</title></line>')
         parts.append(_text(LEFT + 150 * number, 44, f"● {name}", "start", f"style='fill:{colour}'"))
         parts += [_mark(one, colour, place) for one in mine]
     return "\n".join(parts) + "\n</svg>\n"
@@ -69,7 +69,7 @@ def _frame(x_ticks: Sequence[float], y_ticks: Sequence[float], place: Any) -> li
         parts.append(_text(LEFT - 8, y + 4, f"{ms:,g}", "end", "class='soft'"))
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}"/>')
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14,
-                       "GiB a chip at the peak (dashed: what there is; hollow: does not fit)", "middle"))
+                       "GiB a device at the peak (dashed: what there is; hollow: does not fit)", "middle"))
     parts.append(_text(0, 0, "ms a step, low to high", "middle",
                        f"transform='translate(18 {(TOP + bottom) / 2}) rotate(-90)'"))
     return parts

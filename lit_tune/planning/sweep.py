@@ -29,7 +29,7 @@ def find(plan: Callable[[ConfigDict, Slice], tuple[Figures, Compiled]], config: 
 def _until_it_fits(plan: Callable[[ConfigDict, Slice], tuple[Figures, Compiled]], config: ConfigDict, slice_: Slice,
                    policy: str) -> Iterator[Figures]:
     """The plans of one policy on one slice, parts doubled until the step fits or cannot be cut further."""
-    parts, rows = config.micro_batches, config.global_batch // slice_.chips
+    parts, rows = config.micro_batches, config.global_batch // slice_.devices
     while parts <= rows and rows % parts == 0:
         found, compiled = plan(changed(config, {"vision.remat": policy, "micro_batches": parts}), slice_)
         yield found
@@ -59,7 +59,8 @@ def line(found: Figures) -> str:
 
 def show(rows: Sequence[Figures]) -> list[str]:
     """The table."""
-    lines = [("slice", "remat", "parts", "GiB a chip", "of", "ms a step", "MFU", "pairs/s a chip", "chip-hours", "USD")]
+    lines = [("slice", "remat", "parts", "GiB a device", "of", "ms a step", "MFU", "pairs/s a chip", "chip-hours",
+              "USD")]  # fmt: skip
     for one in rows:
         peak = "-" if one["hbm_peak_gib"] is None else f"{one['hbm_peak_gib']:.2f}"
         slices = f" x{one['slices']}" if one["slices"] > 1 else ""

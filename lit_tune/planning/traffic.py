@@ -56,7 +56,7 @@ def time(program: Program, found: Sequence[Collective], chip: Chip, slices: int)
 
 
 def network_bytes(one: Collective, slices: int) -> float:
-    """What one chip sends to other slices in all runs of an exchange in a step."""
+    """What one device sends to other slices in all runs of an exchange in a step."""
     if not one.crosses_slices:
         return 0.0
     if one.name:  # by way of the hosts: this chip's own part, among the chips in its place
