@@ -10,6 +10,7 @@ from pathlib import Path
 import docs_commands
 import pytest
 from docs_commands import OURS, ROOT, Command, is_placeholder
+from fake_cloud import Cloud
 
 from lit_tune import bench, cli, config as config_lib, errors, exports, flag_reading, flags as flags_lib, plan
 from lit_tune.data import __main__ as data_command
@@ -17,6 +18,8 @@ from lit_tune.evals import catalog, published
 from lit_tune.planning import chips
 
 COMMANDS = docs_commands.commands()
+LAUNCHED = [command for command in COMMANDS if command.whole and command.words[0] == "python"
+            and command.words[1].startswith("launch/")]
 STANDS_FOR = ("x", "1", "1/2", "0:1", "nan@1", "true", "0.5")  # tried for a placeholder until the flag takes one
 PLAIN_CONFIG = "quickstart"  # in the place of one that is only a placeholder
 LIKES = config_lib.flat(config_lib.load(PLAIN_CONFIG))  # a value of the type of each key
@@ -169,7 +172,17 @@ def python(words: list[str], whole: bool) -> None:
         assert is_placeholder(words[1]) or importlib.util.find_spec(words[1]) is not None, f"no module {words[1]}"
     elif words and words[0].endswith(".py"):
         assert words[0] in docs_commands.PEERS_SCRIPTS or (ROOT / words[0]).is_file(), f"no {words[0]}"
+        if words[0].startswith("launch/") and "--" in words:
+            launched(words[1], words[words.index("--") + 1:])
     return None
+
+
+def launched(verb: str, words: list[str]) -> None:
+    """What a launcher lets `lit-tune` do: the launchers say where a run saves, and `plan` and `up` need its config only."""
+    if words[0] == "copy":  # worker.sh does that itself
+        return
+    words = ["train", *words] if words[0].startswith("-") else words
+    ours([*words, "--workdir=DIR"] if words[0] == "train" else words, whole=verb in ("run", "resume"))
 
 
 def on_machines(words: list[str], whole: bool) -> None:
@@ -213,6 +226,22 @@ def test_a_command_of_the_pages_is_one_that_the_program_takes(command: Command, 
     check(command)
 
 
+@pytest.mark.parametrize("command", LAUNCHED, ids=str)
+def test_a_launchers_line_of_the_pages_is_taken_in_a_dry_run(command: Command, tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path / "cloud", "gcloud", "kubectl", "xpk", "docker", "lit-tune")
+    code, output = cloud.dry_run(command.words[1:])
+    assert code == 0, output
+    assert not cloud.calls()
+
+
+def test_the_machines_of_the_papers_run_are_those_that_are_deleted(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path / "cloud", "gcloud", "lit-tune")
+    by_verb = {command.words[2]: command for command in LAUNCHED if command.page == "docs/paper-run.md"}
+    made, gone = (re.search(rf"queued-resources {word} (\S+)", cloud.dry_run(by_verb[verb].words[1:])[1])[1]
+                  for verb, word in (("up", "create"), ("down", "delete")))
+    assert made == gone == "paper"
+
+
 @pytest.mark.parametrize("line, says", [
     ("lit-tune trian --config=quickstart --workdir=DIR", "no subcommand trian"),
     ("lit-tune train --config=quickstart", "--workdir=DIR"),
@@ -238,6 +267,8 @@ def test_a_command_of_the_pages_is_one_that_the_program_takes(command: Command, 
     ("pytest tests/test_nothing.py", "no tests/test_nothing.py"),
     ("launch/nothing up", "no launch/nothing"),
     ("frobnicate now", "no known program"),
+    ("python launch/tpu_vm.py run --name=x -- --config=quickstart --config.optim.rate=1", "unknown"),
+    ("python launch/tpu_vm.py run --name=x -- trian --config=quickstart", "no subcommand trian"),
     ("gcloud compute tpus tpu-vm ssh N --command 'cd x && lit-tune verfy RUN'", "no subcommand verfy"),
 ])
 def test_a_wrong_line_would_be_found(line: str, says: str) -> None:
