@@ -19,7 +19,7 @@ from lit_tune.planning import chips
 
 COMMANDS = docs_commands.commands()
 LAUNCHED = [command for command in COMMANDS if command.whole and command.words[0] == "python"
-            and command.words[1].startswith("launch/") and "@lit.flags" not in command.words]  # those: test_launch_files
+            and command.words[1].startswith("launch/") and "@lit.flags" not in command.words]  # test_launch_files does
 STANDS_FOR = ("x", "1", "1/2", "0:1", "nan@1", "true", "0.5")  # tried for a placeholder until the flag takes one
 PLAIN_CONFIG = "quickstart"  # in the place of one that is only a placeholder
 LIKES = config_lib.flat(config_lib.load(PLAIN_CONFIG))  # a value of the type of each key
