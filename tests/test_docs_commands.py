@@ -178,7 +178,7 @@ def python(words: list[str], whole: bool) -> None:
 
 
 def launched(verb: str, words: list[str]) -> None:
-    """What a launcher lets `lit-tune` do; the launchers say where a run saves, `plan` and `up` need its config alone."""
+    """What a launcher lets `lit-tune` do: it says itself where a run saves; `plan` and `up` need the config alone."""
     if words[0] == "copy":  # worker.sh does that itself
         return
     words = ["train", *words] if words[0].startswith("-") else words
