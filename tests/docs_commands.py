@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "launch" / "README.md", *sorted((ROOT / "docs").glob("*.md")),
-         *sorted((ROOT / "notebooks").glob("*.[mi]*"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.[mi]*"))]
 NOT_SHELL = ("python", "json", "yaml", "text", "svg")  # languages of fenced blocks
 OURS = "lit-tune"
 # Programs that a page may name beside ours. What can be said about their words is in test_docs_commands.py.
 OTHERS = ("python", "python3", "pip", "pytest", "git", "cd", "export", "source", ".", "gcloud", "img2dataset", "docker",
-          "kubectl", "xpk", "sky", "sudo", "tail", "hf", "jupyter", "ssh-add")
+          "kubectl", "xpk", "sky", "sudo", "tail", "hf", "jupyter")
 # Scripts that are not ours: each in the clone of the repository that the page names.
 PEERS_SCRIPTS = ("download_upstream.py",)
 OPERATORS = ("&&", "||", ";", "|", "&", ">", ">>", "<")

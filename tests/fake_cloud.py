@@ -12,11 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 LAUNCH = Path(__file__).parents[1] / "launch"
-PLACEHOLDERS = (("gs://BUCKET", "gs://my-bucket"), ("=PROJECT", "=my-project"), ("=ZONE", "=us-east5-b"))
 CALL = "\x1e"  # ends a call in the record; its words end with WORD
 WORD = "\x1f"
 PROGRAM = r"""#!/bin/sh
@@ -85,13 +83,6 @@ class Cloud:
         process = self.start(program, *words, **variables)
         output = process.communicate(timeout=timeout)[0]
         return process.returncode, output
-
-    def dry_run(self, words: Sequence[str]) -> tuple[int, str]:
-        """(exit code, output) of a page's line, from `launch/...` on, with --dry-run and something for placeholders."""
-        program, verb, *rest = words
-        for placeholder, value in PLACEHOLDERS:
-            rest = [word.replace(placeholder, value) for word in rest]
-        return self.launch(Path(program).name, verb, "--dry-run", *rest)
 
     def wait_for(self, pattern: str, process: subprocess.Popen, timeout: float = 30) -> None:
         """Returns when a call with these words was made."""

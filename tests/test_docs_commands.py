@@ -19,7 +19,8 @@ from lit_tune.planning import chips
 
 COMMANDS = docs_commands.commands()
 LAUNCHED = [command for command in COMMANDS if command.whole and command.words[0] == "python"
-            and command.words[1].startswith("launch/") and "@lit.flags" not in command.words]  # test_launch_files does
+            and command.words[1].startswith("launch/")]  # those of launch/README.md: test_launch_readme.py
+PLACES = (("gs://BUCKET", "gs://my-bucket"), ("=PROJECT", "=my-project"), ("=ZONE", "=us-east5-b"))
 STANDS_FOR = ("x", "1", "1/2", "0:1", "nan@1", "true", "0.5")  # tried for a placeholder until the flag takes one
 PLAIN_CONFIG = "quickstart"  # in the place of one that is only a placeholder
 LIKES = config_lib.flat(config_lib.load(PLAIN_CONFIG))  # a value of the type of each key
@@ -182,7 +183,6 @@ def launched(verb: str, words: list[str]) -> None:
     if words[0] == "copy":  # worker.sh does that itself
         return
     words = ["train", *words] if words[0].startswith("-") else words
-    words = [word.replace("{i}", "1").replace("{n}", "4") for word in words]
     ours([*words, "--workdir=DIR"] if words[0] == "train" else words, whole=verb in ("run", "resume"))
 
 
@@ -227,18 +227,21 @@ def test_a_command_of_the_pages_is_one_that_the_program_takes(command: Command, 
     check(command)
 
 
-@pytest.mark.parametrize("command", LAUNCHED, ids=str)
-def test_a_launchers_line_of_the_pages_is_taken_in_a_dry_run(command: Command, tmp_path: Path) -> None:
-    cloud = Cloud(tmp_path / "cloud", "gcloud", "kubectl", "xpk", "docker", "lit-tune")
-    code, output = cloud.dry_run(command.words[1:])
-    assert code == 0, output
-    assert not cloud.calls()
+def dry_run(folder: Path, command: Command) -> str:
+    """What a launcher's line prints with --dry-run and something for its placeholders; it calls nothing."""
+    cloud = Cloud(folder, "gcloud", "kubectl", "xpk", "docker", "lit-tune")
+    program, verb, *rest = command.words[1:]
+    for placeholder, value in PLACES:
+        rest = [word.replace(placeholder, value) for word in rest]
+    code, output = cloud.launch(Path(program).name, verb, "--dry-run", *rest)
+    assert code == 0 and not cloud.calls(), output
+    return output
 
 
-def test_the_machines_of_the_papers_run_are_those_that_are_deleted(tmp_path: Path) -> None:
-    cloud = Cloud(tmp_path / "cloud", "gcloud", "lit-tune")
-    by_verb = {command.words[2]: command for command in LAUNCHED if command.page == "docs/paper-run.md"}
-    made, gone = (re.search(rf"queued-resources {word} (\S+)", cloud.dry_run(by_verb[verb].words[1:])[1])[1]
+def test_the_launchers_lines_of_the_papers_run_are_taken_and_delete_what_they_made(tmp_path: Path) -> None:
+    assert {command.words[2] for command in LAUNCHED} == {"plan", "up", "run", "down"}
+    printed = {command.words[2]: dry_run(tmp_path / str(number), command) for number, command in enumerate(LAUNCHED)}
+    made, gone = (re.search(rf"queued-resources {word} (\S+)", printed[verb])[1]
                   for verb, word in (("up", "create"), ("down", "delete")))
     assert made == gone == "paper"
 
