@@ -71,8 +71,9 @@ def _take(config: ConfigDict, given: set[str]) -> None:
         if key not in given and value != present:
             _set(config, key, value)
             taken[key] = value
-    listed = ", ".join(f"{key}={value}" for key, value in taken.items()) or "nothing, all equal"
-    print(f"lit_tune: from {start}: {listed} (embed_dim is this config's: {vision.embed_dim})", file=sys.stderr)
+    listed = ", ".join(f"{key}={value}" for key, value in taken.items()) or "what this config has already"
+    print(f"lit_tune: taken over from {start}: {listed} (embed_dim is this config's: {vision.embed_dim})",
+          file=sys.stderr)  # fmt: skip
 
 
 def names() -> list[str]:

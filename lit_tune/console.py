@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -83,8 +84,9 @@ def print_end(workdir: str, scores: dict[str, float], has_sets: bool) -> None:
     say(f"results   {os.path.join(workdir, 'final.json')}")
     if has_sets:
         say(f"page      {os.path.join(workdir, 'eval', 'report.html')}  (open it in a browser)")
-    say("next      "
-        f"lit-tune embed --model={workdir} --images='PICTURES/*.png' --out=pictures.npz")
+    say(f"next      lit-tune embed --model={workdir} --images=PICTURES --out=pictures.npz")
     say(f"          lit-tune search --model={workdir} --index=pictures.npz \"a red apple\"")
     say(f"          lit-tune export --workdir={workdir} --out=export")
-    say("          lit-tune train --config=finetune --config.data.train=FOLDER --workdir=runs/mine")
+    another = "runs/mine" if Path(workdir) != Path("runs/mine") else "runs/next"
+    say(f"          lit-tune train --config=finetune --config.vision.init_from={workdir} --config.data.train=FOLDER "
+        f"--workdir={another}")

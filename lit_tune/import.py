@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
 def _next_steps(out: str, kinds: set[str]) -> list[str]:
     """What to type next."""
     if "vision" in kinds:
-        lines = [f"lit-tune embed --model={out} --images='PICTURES/*.png' --out=pictures.npz",
+        lines = [f"lit-tune embed --model={out} --images=PICTURES --out=pictures.npz",
                  f"lit-tune train --config=finetune --config.data.train=FOLDER --config.vision.init_from={out} "
                  "--workdir=runs/mine"]
     else:

@@ -12,7 +12,7 @@ import pytest
 from docs_commands import OURS, ROOT, Command, is_placeholder
 from fake_cloud import Cloud
 
-from lit_tune import bench, cli, config as config_lib, errors, exports, flag_reading, flags as flags_lib, plan
+from lit_tune import bench, config as config_lib, console, errors, exports, flag_reading, flags as flags_lib, plan
 from lit_tune.data import __main__ as data_command
 from lit_tune.evals import catalog, published
 from lit_tune.planning import chips
@@ -298,9 +298,9 @@ def test_how_lines_are_cut() -> None:
             if is_placeholder(word)] == ["FOLDER", "X.npz", "DIR/", "I/N", "A,B", "...", "run-$i"]
 
 
-def test_what_the_program_prints_as_the_next_thing_to_type_is_right() -> None:
-    source = Path(cli.__file__).with_name("console.py").read_text()
-    lines = [line.replace("{workdir}", "RUN") for line in re.findall(r'lit-tune [^\n]*?(?="\)|"$)', source, re.M)]
-    assert len(lines) >= 4
+def test_what_the_program_prints_as_the_next_thing_to_type_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_end("runs/mine", {}, has_sets=False)
+    lines = re.findall(r"(lit-tune .*)", capsys.readouterr().out)
+    assert len(lines) == 4 and "--workdir=runs/next" in lines[-1], "another run than this one"
     for line in lines:
-        ours(docs_commands._words(line.replace('\\"', '"'))[1:], whole=True)
+        ours(docs_commands._words(line)[1:], whole=True)

@@ -435,11 +435,11 @@ def test_a_control_group_and_a_small_dev_shm_limit_memory(
 
 
 @pytest.mark.parametrize("chip, count, says", [("v5e", 8, "v5e-8"), ("v5p", 4, "v5p-8"), ("h100", 8, "h100x8"),
-                                               ("", 1, "v5e:16x16")])
+                                               ("", 1, "v5e-64")])
 def test_the_plan_that_tells_the_devices_memory_is_named_for_them(chip: str, count: int, says: str) -> None:
     from lit_tune.planning import chips
 
     seen = Seen(True, ({"platform": "tpu", "kind": "x", "chip": chip},) * count)
-    command = planned.plan_command("quickstart", seen)
+    command = planned.plan_command("quickstart", 3 * 64, seen)
     assert command == f"lit-tune plan --config=quickstart --topology={says}"
-    assert not chip or chips.parse(says).chips == count
+    assert chips.parse(says).chips == (count if chip else 64), "what the batch divides into"

@@ -9,6 +9,7 @@ from test_report import EVIL, Nesting
 
 from lit_tune.evals.catalog import SUITES, TASKS
 from lit_tune.evals.results import Result
+from lit_tune.evals.tables import rows as rates
 from lit_tune.report import curves, page as report
 from lit_tune.report.scores import scores
 from lit_tune.report.tabs import blocks
@@ -117,6 +118,15 @@ def test_all_settings_and_figures_of_a_task_are_there_and_escaped():
     assert "<td>chance_of</td><td>25.0</td><td>-</td>" in page
     said = json.loads(unescape(re.search(r"<pre[^>]*>(.*?)</pre>", page, re.S)[1]))
     assert said == {"settings": one.settings}
+
+
+def test_distances_and_counts_are_no_per_cent() -> None:
+    metrics = {"acc1": 0.5, "acc1_chance": 0.1, "modality_gap": 0.4351, "modality_gap_chance": 0.01,
+               "mixed_queries": 5000.0}  # fmt: skip
+    html = settings([Result("own", "own", "own", metrics, {})])
+    cells = [re.findall(r"<td>(.*?)</td>", line) for line in re.findall(r"<tr>(.*?)</tr>", html)]
+    assert cells[1:] == [["acc1", "50.0", "10.0"], ["modality_gap", "0.4351", "0.01"], ["mixed_queries", "5000", "-"]]
+    assert [row.metric for row in rates({f"val/own/{name}": value for name, value in metrics.items()})] == ["acc1"]
 
 
 def test_seconds_stand_in_columns_by_what_took_them():

@@ -75,5 +75,5 @@ def examine(config: ConfigDict | None, name: str, system: System | None = None) 
              *packages.check_clock()]
     if config is not None:
         found += planned.check(config, seen, system)
-    command = planned.plan_command(name, seen) if config is not None else ""
+    command = planned.plan_command(name, config.global_batch, seen) if config is not None else ""
     return Report(packages.versions(), present, seen, tuple(sorted(found, key=lambda one: not one.blocks)), command)

@@ -100,17 +100,19 @@ def check_memory(config: ConfigDict, processes: int, system: System) -> list[Fin
     return found
 
 
-def plan_command(name: str, seen: Seen) -> str:
+def plan_command(name: str, batch: int, seen: Seen) -> str:
     """What to type to know whether the step fits the devices' memory.
 
     Args:
         name: of the config, with the changes of the command line.
+        batch: its global batch.
         seen: the devices.
     """
     kinds = {device["chip"] for device in seen.devices}
     chip = CHIPS[kinds.pop()] if len(kinds) == 1 and "" not in kinds else None
     if chip is None:
-        topology = "v5e:16x16"  # to be changed for what the run is meant for
+        most = min(CHIPS["v5e"].largest, batch & -batch)  # to be changed for what the run is meant for
+        topology = f"v5e-{most}"
     else:
         count = len(seen.devices)
         size = f"-{count // chip.devices * chip.cores}" if chip.maker == "tpu" else f"x{count}"

@@ -8,6 +8,7 @@ from lit_tune.evals.aggregate import main
 from lit_tune.evals.results import Result
 
 _SUFFIX = re.compile(r"_(chance|low|high|floor_\w+|ceiling_\w+)$")
+_NO_RATE = re.compile(r"^(modality_gap(_centred)?|mixed_queries|equal_captions|count_\w+|linear_probe_C)$")
 _WORDS = {"image_retrieval": "text to image", "text_retrieval": "image to text"}
 _TITLES = {"mean_average_precision": "mAP", "mixed_same_modality@10": "same kind in 10"}
 # short enough that a table with all of them stays under 100 characters
@@ -39,11 +40,13 @@ class Row:
         return title.replace("zeroshot/", "zero-shot ").replace("mean_per_class", "class mean")
 
 
-def rows(metrics: Mapping[str, float]) -> list[Row]:
-    """The rates among `val/<set>/<metric>` in their order; other keys (losses, counts) are passed over.
+def is_rate(metric: str) -> bool:
+    """Whether a metric is a share, shown in per cent, and not a distance, a count or a setting."""
+    return not _NO_RATE.match(metric)
 
-    A rate is a metric with a chance level.
-    """
+
+def rows(metrics: Mapping[str, float]) -> list[Row]:
+    """The rates with a chance level among `val/<set>/<metric>` in their order; other keys are passed over."""
     beside: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():
         match = _SUFFIX.search(key)
@@ -52,7 +55,7 @@ def rows(metrics: Mapping[str, float]) -> list[Row]:
     found = []
     for key, value in metrics.items():
         parts = key.split("/", 2)
-        if len(parts) == 3 and parts[0] == "val" and "chance" in beside.get(key, {}):
+        if len(parts) == 3 and parts[0] == "val" and is_rate(parts[2]) and "chance" in beside.get(key, {}):
             found.append(Row(parts[1], parts[2], value, beside[key]))
     return found
 

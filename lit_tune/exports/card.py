@@ -81,7 +81,7 @@ def tools(checks: Sequence[Mapping[str, Any]], files: Iterable[str], folder: str
 def commands(out: Path, proof: Mapping[str, Any]) -> list[str]:
     """What to type next, once the export is written."""
     own, *others = tools(proof["checks"], proof["files"], str(out))
-    lines = [f"lit-tune embed --model={out} --images='PICTURES/*.png' --out=pictures.npz"]
+    lines = [f"lit-tune embed --model={out} --images=PICTURES --out=pictures.npz"]
     return lines + [f'python -c "{"; ".join(code.split("  #")[0].splitlines())}"' for _, code in others[:1]]
 
 

@@ -7,6 +7,7 @@ from html import escape
 
 from lit_tune.evals.aggregate import main
 from lit_tune.evals.results import Result
+from lit_tune.evals.tables import is_rate
 from lit_tune.report.tasks_table import beside, score, title_of
 
 _COMPANION = ("_chance", "_low", "_high")
@@ -75,17 +76,20 @@ def _folded(result: Result) -> str:
 
 
 def _metrics(metrics: Mapping[str, float | None]) -> str:
-    """All metrics of a task, each with its interval and chance; they are fractions, shown in per cent."""
+    """All metrics of a task, rates in per cent, each with its interval and chance."""
     lines = []
     for name, value in metrics.items():
         companion = any(name.endswith(end) and name.removesuffix(end) in metrics for end in _COMPANION)
         if name == "main_metric" or companion or value is None or not math.isfinite(value):
             continue
         near = beside(metrics, name)
-        chance = f"{100 * near['chance']:.1f}" if "chance" in near else "-"
-        lines.append(f"<tr><td>{escape(name)}</td><td>{_figure(metrics, name)}</td><td>{chance}</td></tr>")
-    return ('<div class="wide"><table class="small"><thead><tr><th>metric</th><th>per cent [interval]</th><th>chance'
-            f"</th></tr></thead><tbody>{''.join(lines)}</tbody></table></div>") if lines else ""  # fmt: skip
+        if is_rate(name):
+            figure, chance = _figure(metrics, name), f"{100 * near['chance']:.1f}" if "chance" in near else "-"
+        else:
+            figure, chance = f"{value:.4g}", f"{near['chance']:.4g}" if "chance" in near else "-"
+        lines.append(f"<tr><td>{escape(name)}</td><td>{figure}</td><td>{chance}</td></tr>")
+    return ('<div class="wide"><table class="small"><thead><tr><th>metric</th><th>figure [interval], rates in %</th>'
+            f"<th>chance</th></tr></thead><tbody>{''.join(lines)}</tbody></table></div>") if lines else ""  # fmt: skip
 
 
 def seconds_table(results: Sequence[Result]) -> str:
