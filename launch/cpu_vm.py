@@ -14,10 +14,9 @@ from datetime import datetime, timedelta
 
 import machines
 import storage
-from commands import Answer, Commands, Stop, called, last, reason
+from commands import TRIES, Answer, Commands, Stop, called, last, reason
 from settings import CPU, Settings, parse
 
-TRIES = 5
 IMAGE = ["--image-family=ubuntu-2204-lts", "--image-project=ubuntu-os-cloud", "--boot-disk-size=200GB"]
 
 
@@ -54,15 +53,14 @@ class Pool:
         words = ["gcloud", "compute", "instances", "list", f"--project={self.settings.project}",
                  f"--zones={self.settings.zone}", f"--filter=labels.lit-tune={self.settings.name}",
                  "--format=csv[no-heading](name,status)"]
-        for attempt in range(TRIES):
-            answer = self.commands.ask(words, assumed="".join(f"{name},RUNNING\n" for name in self.assumed))
-            if answer.code == 0:
-                found = dict(line.split(",", 1) for line in answer.out.split() if "," in line)
-                self._owe(sorted(found)) if found else self.commands.left.pop(self.what, None)
-                return found
-            self.commands.say(f"asking about {self.settings.name} failed: {last(answer)}")
-            self.commands.back_off(attempt, self.settings.poll)
-        raise Stop(1, f"{self.what}: no answer from gcloud after {TRIES} tries; nothing was changed; see above")
+        answer = self.commands.insist(words, self.what, self.settings.poll,
+                                      assumed="".join(f"{name},RUNNING\n" for name in self.assumed))
+        found = dict(line.split(",", 1) for line in answer.out.split() if "," in line)
+        if found:
+            self._owe(sorted(found))
+        else:
+            self.commands.left.pop(self.what, None)
+        return found
 
     def there(self) -> bool:
         """Whether all of them run."""
@@ -104,7 +102,8 @@ class Pool:
             f"--max-run-duration={chosen.max_hours}h", "--instance-termination-action=DELETE", *optional])
         self.assumed = self.names
         if answer.code == 0 or reason(answer.error) in ("exists", "passing", "stockout"):
-            _ = self.commands.say(f"asking for machines failed: {last(answer)}; again") if answer.code else None
+            if answer.code != 0:
+                self.commands.say(f"asking for machines failed: {last(answer)}; again")
             return
         raise Stop(2 if answer.code == 2 else 1, f"machines were refused: {answer.error.strip()}; some may be there")
 
@@ -118,7 +117,8 @@ class Pool:
         if names:
             answer = self.commands.ask(self._delete(names))
             self.assumed = []
-            _ = self.commands.say(f"deleting failed: {last(answer)}") if answer.code else None
+            if answer.code != 0:
+                self.commands.say(f"deleting failed: {last(answer)}")
         if left := sorted(self.look()):
             raise Stop(1, f"{', '.join(left)} ARE STILL THERE AND BILLED; delete them: "
                           f"{shlex.join(self._delete(left))}")

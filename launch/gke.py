@@ -15,13 +15,12 @@ from typing import Any
 
 import planned
 import storage
-from commands import Commands, Stop, called, last, reason
+from commands import TRIES, Commands, Stop, called, last, reason
 from machines import FINAL, worst
 from settings import PREEMPTED, Settings, parse
 
 TYPES = r"(v4|v5litepod|v5p|v6e|tpu7x)-\d+(x\d+)*"
 RESTARTED = "1,75"  # exit codes that restart all pods, beside those of signals; the others are final
-TRIES = 5
 CONTAINER = "jax-tpu"  # as xpk calls it
 REPOSITORY = "lit-tune"
 
@@ -43,16 +42,15 @@ class Cluster:
 
     def status(self) -> str:
         """As GKE calls it, "" where there is no cluster. A cluster that is there goes on the list of what is left."""
-        for attempt in range(TRIES):
-            answer = self.commands.ask(["gcloud", "container", "clusters", "list", f"--project={self.settings.project}",
-                                        f"--filter=name={self.settings.name}", "--format=value(status)"], self.assumed)
-            if answer.code == 0:
-                found = answer.out.strip()
-                self._owe() if found else self.commands.left.pop(self.what, None)
-                return found
-            self.commands.say(f"asking about {self.settings.name} failed: {last(answer)}")
-            self.commands.back_off(attempt, self.settings.poll)
-        raise Stop(1, f"{self.what}: no answer from gcloud after {TRIES} tries; nothing was changed; see above")
+        found = self.commands.insist(
+            ["gcloud", "container", "clusters", "list", f"--project={self.settings.project}",
+             f"--filter=name={self.settings.name}", "--format=value(status)"],
+            self.what, self.settings.poll, assumed=self.assumed).out.strip()
+        if found:
+            self._owe()
+        else:
+            self.commands.left.pop(self.what, None)
+        return found
 
     def make(self) -> None:
         """Make the cluster and its node pools, or complete them.
@@ -136,13 +134,9 @@ class Cluster:
 
     def _get(self, *words: str) -> dict[str, Any]:
         """What kubectl says of something; {} where there is none."""
-        for attempt in range(TRIES):
-            answer = self.commands.ask(["kubectl", "get", *words, "--ignore-not-found", "--output=json"], assumed="")
-            if answer.code == 0:
-                return json.loads(answer.out or "{}")
-            self.commands.say(f"asking kubectl failed: {last(answer)}")
-            self.commands.back_off(attempt, self.settings.poll)
-        raise Stop(1, f"kubectl: no answer after {TRIES} tries; the run goes on; see above")
+        answer = self.commands.insist(["kubectl", "get", *words, "--ignore-not-found", "--output=json"],
+                                      f"the JobSet {self.settings.name}", self.settings.poll)
+        return json.loads(answer.out or "{}")
 
     @staticmethod
     def _condition(jobset: dict[str, Any]) -> str:
@@ -234,7 +228,8 @@ def _go(settings: Settings, commands: Commands, cluster: Cluster) -> int:
     best = storage.newest_step(settings, commands)
     state = cluster.job()
     if state != "running":
-        _ = cluster.stop() if state != "none" else None
+        if state != "none":
+            cluster.stop()
         cluster.start(name)
     commands.say("watching; Ctrl-C leaves the run going, `resume` watches again, `logs` shows what it prints")
     while not commands.dry_run:

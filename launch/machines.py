@@ -147,8 +147,8 @@ def _goes_on(commands: Commands, machines: Machines, found: dict[str, str], look
     if silent and looks == 1:
         commands.say(f"{_silent(machines, found)}; looking again, at most {LOOKS} times unless some of them still run")
     if not found and looks > LOOKS:
-        raise Stop(1, f"{_silent(machines, found)} over ssh, {looks} times, though they are there; they were left alone; "
-                      "`status` asks again, `resume` watches again, `down` deletes them")
+        raise Stop(1, f"{_silent(machines, found)} over ssh, {looks} times, though they are there; they were left "
+                      "alone; `status` asks again, `resume` watches again, `down` deletes them")
     return (silent and running) or ((silent or running) and looks <= LOOKS)
 
 

@@ -4,7 +4,7 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
-from commands import Commands, Stop
+from commands import Commands, Stop, last
 from settings import Settings
 
 SPOT = "; that is the list price on demand, spot is cheaper and may run longer"
@@ -36,8 +36,7 @@ def tell(settings: Settings, commands: Commands) -> bool:
     if commands.dry_run:
         return True
     if answer.code != 0:
-        said = (answer.error.strip() or answer.out.strip() or "nothing").splitlines()[-1]
-        commands.say(f"plan: no plan could be made: {said}")
+        commands.say(f"plan: no plan could be made: {last(answer)}")
         return False
     found = json.loads(answer.out)
     for line in shown(found, datetime.now()):

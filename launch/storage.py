@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from commands import Commands, Stop
+from commands import Commands, Stop, last, reason
 from settings import Settings
 
 CLONE = Path(__file__).resolve().parents[1]
@@ -35,9 +35,9 @@ def ensure_bucket(settings: Settings, commands: Commands) -> None:
             raise Stop(2, line)
         commands.say(line)
         return
-    if answer.code != 0 and not re.search(r"not found|404", answer.error, re.I):
-        said = (answer.error.strip() or "nothing").splitlines()[-1]
-        raise Stop(1, f"{bucket}: cannot be looked at: {said}; if the name is somebody else's, choose another one")
+    if answer.code != 0 and reason(answer.error) != "absent":
+        raise Stop(1, f"{bucket}: cannot be looked at: {last(answer)}; if the name is somebody else's, choose "
+                      "another one")
     commands.must(["gcloud", "storage", "buckets", "create", bucket, f"--project={settings.project}",
                    f"--location={region}", "--uniform-bucket-level-access", "--public-access-prevention",
                    "--enable-hierarchical-namespace"], f"{bucket} could not be made")
@@ -85,4 +85,6 @@ def _below(folder: Path) -> list[str]:
 def newest_step(settings: Settings, commands: Commands) -> int:
     """Step of the newest whole checkpoint, -1 if there is none or it cannot be told."""
     listed = commands.ask(["gcloud", "storage", "ls", f"{settings.workdir}/checkpoints/*/digests.json"])
+    if listed.code != 0 and reason(listed.error) != "absent":
+        commands.say(f"the checkpoints in {settings.workdir} cannot be looked at: {last(listed)}")
     return max(map(int, re.findall(r"/checkpoints/(\d+)/digests\.json", listed.out)), default=-1)

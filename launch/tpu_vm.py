@@ -15,14 +15,13 @@ import time
 import machines
 import planned
 import storage
-from commands import Answer, Commands, Stop, called, last, reason
+from commands import TRIES, Answer, Commands, Stop, called, last, reason
 from settings import Settings, parse
 
 RUNTIMES = {"v4": "tpu-ubuntu2204-base", "v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5",
             "v6e": "v2-alpha-tpuv6e"}
 CORES_A_CHIP = {"v4": 2, "v5p": 2}  # what the number in the type counts; chips elsewhere
 CHIPS_ALONE = {"v5litepod": 8, "v6e": 8}  # largest slice that is one machine; else 4 chips a machine
-TRIES = 5  # of a question that the network lost, or a request that Google's side lost
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -86,21 +85,15 @@ class Slice:
         Raises:
             Stop: the question got no answer, several times.
         """
-        for attempt in range(TRIES):
-            answer = self.commands.ask(self.words("describe", "--format=json(state)"),
-                                       assumed=json.dumps({"state": {"state": self.assumed}} if self.assumed else {}))
-            if answer.code == 0:
-                state = json.loads(answer.out or "{}").get("state", {})
-                why = state.get("failedData", {}).get("error", {}).get("message", "")
-                if state.get("state"):
-                    self._owe()
-                return state.get("state", ""), why
-            if reason(answer.error) == "absent":
-                self.commands.left.pop(self.what, None)
-                return "", ""
-            self.commands.say(f"asking about {self.settings.name} failed: {last(answer)}")
-            self.commands.back_off(attempt, self.settings.poll)
-        raise Stop(1, f"{self.what}: no answer from gcloud after {TRIES} tries; nothing was changed; see above")
+        answer = self.commands.insist(
+            self.words("describe", "--format=json(state)"), self.what, self.settings.poll, absent=True,
+            assumed=json.dumps({"state": {"state": self.assumed}} if self.assumed else {}))
+        state = json.loads(answer.out or "{}").get("state", {}) if answer.code == 0 else {}
+        if state.get("state"):
+            self._owe()
+        elif answer.code != 0:
+            self.commands.left.pop(self.what, None)
+        return state.get("state", ""), state.get("failedData", {}).get("error", {}).get("message", "")
 
     def there(self) -> bool:
         """Whether its machines can be used."""

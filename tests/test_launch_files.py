@@ -187,7 +187,10 @@ shift
 for i in 0 1; do SLURM_PROCID=$i "$@" & echo $! >"$HOME/task-$i"; done
 worst=0
 for i in 0 1; do
-  wait -n || { code=$?; ((code < worst)) || worst=$code; kill -KILL -- -"$(cat "$HOME/task-0")" -"$(cat "$HOME/task-1")"; }
+  wait -n || {
+    code=$?; ((code < worst)) || worst=$code
+    kill -KILL -- -"$(cat "$HOME/task-0")" -"$(cat "$HOME/task-1")"
+  }
 done 2>/dev/null
 exit $worst
 """
