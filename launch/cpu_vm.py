@@ -15,8 +15,10 @@ from datetime import datetime, timedelta
 import machines
 import storage
 from commands import TRIES, Answer, Commands, Stop, called, last, reason
-from settings import CPU, Settings, parse
+from settings import ELSEWHERE, Settings, parse
 
+NEEDS = ("name", "project", "zone", "bucket")
+UNUSED = ("--slices", "--reserved", "--reservation", "--queue-for", "--image")
 IMAGE = ["--image-family=ubuntu-2204-lts", "--image-project=ubuntu-os-cloud", "--boot-disk-size=200GB"]
 
 
@@ -171,7 +173,7 @@ def _up(settings: Settings, commands: Commands) -> int:
         storage.ensure_bucket(settings, commands)
     pool.make()
     machines.bring(settings, commands, pool, "gcs")
-    commands.say(f"ready; next: {shlex.join(settings.again('run'))} -- data index ...")
+    commands.say(f"ready; next: {settings.again('run', 'data index ...')}")
     return 0
 
 
@@ -214,7 +216,7 @@ def _down(settings: Settings, commands: Commands) -> int:
         pool.remove()
         commands.say(f"deleted: {pool.what}")
     else:
-        commands.say(f"there are no {pool.what}")
+        commands.say(f"there are no {pool.what}; {ELSEWHERE}")
     return 0
 
 
@@ -222,4 +224,5 @@ VERBS = {"plan": _plan, "up": _up, "run": _run, "logs": _logs, "status": _status
 
 
 if __name__ == "__main__":
-    sys.exit(called(CPU, lambda: parse(CPU, sys.argv[1:]), run))
+    sys.exit(called("launch/cpu_vm.py", lambda: parse("launch/cpu_vm.py", sys.argv[1:], needs=NEEDS, unused=UNUSED),
+                    run))

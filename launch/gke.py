@@ -17,12 +17,13 @@ import planned
 import storage
 from commands import TRIES, Commands, Stop, called, last, reason
 from machines import FINAL, worst
-from settings import PREEMPTED, Settings, parse
+from settings import ELSEWHERE, PREEMPTED, Settings, parse
 
 TYPES = r"(v4|v5litepod|v5p|v6e|tpu7x)-\d+(x\d+)*"
 RESTARTED = "1,75"  # exit codes that restart all pods, beside those of signals; the others are final
 CONTAINER = "jax-tpu"  # as xpk calls it
 REPOSITORY = "lit-tune"
+UNUSED = ("--queue-for", "--service-account", "--network", "--iap", "--machines", "--machine-type", "--max-hours")
 
 
 class Cluster:
@@ -184,15 +185,10 @@ def run(settings: Settings, commands: Commands) -> int:
         raise Stop(2, f"--tpu: expected a type such as {examples}, found {settings.tpu!r}; change it")
     if settings.tier == "reserved" and not settings.reservation:
         raise Stop(2, "--reserved: expected --reservation=NAME with it on GKE, found none; add it")
-    if settings.fetch or settings.mount or any("{i}" in word for word in settings.words):
-        raise Stop(2, "--fetch, --mount and {i}: expected with launch/tpu_vm.py and cpu_vm.py only, found here; read "
-                      "from gs:// addresses")
+    if settings.fetch or settings.mount or any("{i}" in word or "{n}" in word for word in settings.words):
+        raise Stop(2, "--fetch, --mount, {i} and {n}: expected with launch/tpu_vm.py and cpu_vm.py only, found here; "
+                      "read from gs:// addresses")
     return VERBS[settings.verb](settings, commands)
-
-
-def _plan(settings: Settings, commands: Commands) -> int:
-    planned.tell(settings, commands)
-    return 0
 
 
 def _up(settings: Settings, commands: Commands) -> int:
@@ -202,8 +198,7 @@ def _up(settings: Settings, commands: Commands) -> int:
         storage.ensure_bucket(settings, commands)
     image(settings, commands)
     cluster.make()
-    words = shlex.join(settings.words) or "train --config=..."
-    commands.say(f"ready; next: {shlex.join(settings.again('run'))} -- {words}")
+    commands.say(f"ready; next: {settings.again('run', 'train --config=...')}")
     return 0
 
 
@@ -267,8 +262,7 @@ def _status(settings: Settings, commands: Commands) -> int:
     if found:
         cluster.connect()
         commands.say(f"JobSet: {cluster.job()}")
-    step = storage.newest_step(settings, commands)
-    commands.say(f"newest checkpoint: {f'step {step}' if step >= 0 else 'none'} in {settings.workdir}")
+    storage.tell_newest(settings, commands)
     return 0
 
 
@@ -279,14 +273,15 @@ def _down(settings: Settings, commands: Commands) -> int:
         commands.confirm(f"Stop the run and delete {cluster.what}?", yes=settings.yes)
         cluster.stop()
         cluster.remove()
-    commands.say(f"deleted: {cluster.what}" if found else f"there is no {cluster.what}")
+    commands.say(f"deleted: {cluster.what}" if found else f"there is no {cluster.what}; {ELSEWHERE}")
     commands.say(f"kept, and billed by what lies in it: {settings.bucket} (gcloud storage rm --recursive) and the "
                  f"images (gcloud artifacts repositories delete {REPOSITORY} --location={settings.region})")
     return 0
 
 
-VERBS = {"plan": _plan, "up": _up, "run": _run, "logs": _logs, "status": _status, "resume": _resume, "down": _down}
+VERBS = {"plan": planned.plan, "up": _up, "run": _run, "logs": _logs, "status": _status, "resume": _resume,
+         "down": _down}
 
 
 if __name__ == "__main__":
-    sys.exit(called("launch/gke.py", lambda: parse("launch/gke.py", sys.argv[1:]), run))
+    sys.exit(called("launch/gke.py", lambda: parse("launch/gke.py", sys.argv[1:], unused=UNUSED), run))

@@ -23,9 +23,15 @@ def approve(settings: Settings, commands: Commands) -> None:
     commands.confirm(f"Create {what}?", yes=settings.yes)
 
 
+def plan(settings: Settings, commands: Commands) -> int:
+    """The exit code of the verb `plan`."""
+    tell(settings, commands)
+    return 0
+
+
 def tell(settings: Settings, commands: Commands) -> bool:
     """Whether the plan fits; it is printed."""
-    configs = [word for word in settings.words if word == "--config" or word.startswith(("--config=", "--config."))]
+    configs = [word for word in settings.words if word.startswith(("--config=", "--config."))]
     if not configs:
         commands.say("plan: no `-- train --config=...` was given, so nothing can be planned")
         return commands.dry_run

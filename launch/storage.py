@@ -88,3 +88,9 @@ def newest_step(settings: Settings, commands: Commands) -> int:
     if listed.code != 0 and reason(listed.error) != "absent":
         commands.say(f"the checkpoints in {settings.workdir} cannot be looked at: {last(listed)}")
     return max(map(int, re.findall(r"/checkpoints/(\d+)/digests\.json", listed.out)), default=-1)
+
+
+def tell_newest(settings: Settings, commands: Commands) -> None:
+    """Say which checkpoint is the newest."""
+    step = newest_step(settings, commands)
+    commands.say(f"newest checkpoint: {f'step {step}' if step >= 0 else 'none'} in {settings.workdir}")

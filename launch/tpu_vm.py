@@ -16,12 +16,13 @@ import machines
 import planned
 import storage
 from commands import TRIES, Answer, Commands, Stop, called, last, reason
-from settings import Settings, parse
+from settings import ELSEWHERE, Settings, parse
 
 RUNTIMES = {"v4": "tpu-ubuntu2204-base", "v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5",
             "v6e": "v2-alpha-tpuv6e"}
 CORES_A_CHIP = {"v4": 2, "v5p": 2}  # what the number in the type counts; chips elsewhere
 CHIPS_ALONE = {"v5litepod": 8, "v6e": 8}  # largest slice that is one machine; else 4 chips a machine
+UNUSED = ("--image", "--reservation", "--machines", "--machine-type", "--max-hours")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -235,11 +236,6 @@ def run(settings: Settings, commands: Commands) -> int:
     return VERBS[settings.verb](settings, commands)
 
 
-def _plan(settings: Settings, commands: Commands) -> int:
-    planned.tell(settings, commands)
-    return 0
-
-
 def _up(settings: Settings, commands: Commands) -> int:
     slice_ = Slice(settings, commands, assumed="")
     if slice_.look()[0] in ("", "FAILED", "SUSPENDED"):  # else all was agreed to before
@@ -247,8 +243,7 @@ def _up(settings: Settings, commands: Commands) -> int:
         storage.ensure_bucket(settings, commands)
     slice_.make()
     machines.bring(settings, commands, slice_, "tpu")
-    words = shlex.join(settings.words) or "train --config=..."
-    commands.say(f"ready; next: {shlex.join(settings.again('run'))} -- {words}")
+    commands.say(f"ready; next: {settings.again('run', 'train --config=...')}")
     return 0
 
 
@@ -290,8 +285,7 @@ def _status(settings: Settings, commands: Commands) -> int:
             commands.say(f"process on {host}: {now}")
         if len(found) < slice_.count:
             commands.say(f"{slice_.count - len(found)} of {slice_.count} machines do not answer")
-    step = storage.newest_step(settings, commands)
-    commands.say(f"newest checkpoint: {f'step {step}' if step >= 0 else 'none'} in {settings.workdir}")
+    storage.tell_newest(settings, commands)
     return 0
 
 
@@ -304,14 +298,15 @@ def _down(settings: Settings, commands: Commands) -> int:
             commands.say("stopping the run: it saves and ends")
             slice_.ssh(f"{machines.WORKER} stop")
         slice_.remove()
-    commands.say(f"deleted: {slice_.what}" if state else f"there is no {slice_.what}")
+    commands.say(f"deleted: {slice_.what}" if state else f"there is no {slice_.what}; {ELSEWHERE}")
     commands.say(f"kept, and billed by what lies in it: {settings.bucket}; all of it goes with: "
                  f"gcloud storage rm --recursive {settings.bucket}")
     return 0
 
 
-VERBS = {"plan": _plan, "up": _up, "run": _run, "logs": _logs, "status": _status, "resume": _resume, "down": _down}
+VERBS = {"plan": planned.plan, "up": _up, "run": _run, "logs": _logs, "status": _status, "resume": _resume,
+         "down": _down}
 
 
 if __name__ == "__main__":
-    sys.exit(called("launch/tpu_vm.py", lambda: parse("launch/tpu_vm.py", sys.argv[1:]), run))
+    sys.exit(called("launch/tpu_vm.py", lambda: parse("launch/tpu_vm.py", sys.argv[1:], unused=UNUSED), run))
