@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -48,21 +49,25 @@ def upload_code(settings: Settings, commands: Commands) -> str:
     """The address of this clone's files in the bucket; the same files are uploaded once."""
     packed = pack()
     name = f"lit-tune-{hashlib.sha256(packed).hexdigest()[:16]}.tar"
-    address, file = f"{settings.bucket}/code/{name}", Path(tempfile.gettempdir()) / name
-    file.write_bytes(packed)  # in a dry run too: the printed line has to work
-    if commands.dry_run or commands.ask(["gcloud", "storage", "ls", address]).code != 0:
-        commands.must(["gcloud", "storage", "cp", str(file), address], "the code could not be uploaded")
+    address = f"{settings.bucket}/code/{name}"
+    if not commands.dry_run and commands.ask(["gcloud", "storage", "ls", address]).code == 0:
+        return address
+    folder = Path(tempfile.mkdtemp(prefix="lit-tune-"))  # of this user alone
+    try:
+        (folder / name).write_bytes(packed)
+        commands.must(["gcloud", "storage", "cp", str(folder / name), address], "the code could not be uploaded")
+    finally:
+        if not commands.dry_run:  # there the printed line has to work
+            shutil.rmtree(folder)
     return address
 
 
 def pack(clone: Path = CLONE) -> bytes:
     """A tar of what is installed; the same bytes for the same files.
 
-    Of the files that git knows or would know; all of them where there is no git, as in an unpacked archive.
+    Of the files that git knows or would know; all of them in an unpacked archive, whatever a repository around it says.
     """
-    listed = subprocess.run(["git", "-C", str(clone), "ls-files", "-z", "--cached", "--others", "--exclude-standard",
-                             "--", *INSTALLED], capture_output=True, text=True)
-    known = listed.stdout.split("\0") if listed.returncode == 0 else _below(clone)
+    known = _known(clone) or _below(clone)
     names = sorted(name for name in known if name and (clone / name).is_file())
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as tar:
@@ -73,6 +78,15 @@ def pack(clone: Path = CLONE) -> bytes:
             with (clone / name).open("rb") as data:
                 tar.addfile(info, data)
     return raw.getvalue()
+
+
+def _known(clone: Path) -> list[str]:
+    """The paths that git knows or would know of what is installed; none where the folder is no clone."""
+    if not (clone / ".git").exists() or shutil.which("git") is None:
+        return []
+    listed = subprocess.run(["git", "-C", str(clone), "ls-files", "-z", "--cached", "--others", "--exclude-standard",
+                             "--", *INSTALLED], capture_output=True, text=True)
+    return listed.stdout.split("\0") if listed.returncode == 0 else []
 
 
 def _below(folder: Path) -> list[str]:

@@ -174,8 +174,9 @@ class Slice:
             if answer.code == 0 or reason(answer.error) == "exists":
                 self.assumed = "ACTIVE"
                 return
-            self.commands.left.pop(self.what)
             kind = reason(answer.error)
+            if kind not in ("passing", "stockout"):  # these may have arrived all the same, and stay on the list
+                self.commands.left.pop(self.what, None)
             if kind == "quota":
                 raise Stop(1, self._over_quota(last(answer)))
             if kind not in ("passing", "stockout") or attempt + 1 == TRIES:

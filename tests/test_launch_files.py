@@ -288,3 +288,14 @@ def test_an_unpacked_archive_is_sent_as_a_clone_is(tmp_path: Path) -> None:
     assert packed(tmp_path) == alone
     with tarfile.open(fileobj=io.BytesIO(alone)) as tar:
         assert tar.getnames() == ["lit_tune/a.py", "setup.py"]
+
+
+@pytest.mark.parametrize("ignored", ["*\n", "lit_tune/\n", "*.py\n"])
+def test_an_archive_unpacked_in_another_repository_is_sent_whole(tmp_path: Path, ignored: str) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / ".gitignore").write_text(ignored)
+    for name in ("here/lit_tune/a.py", "here/setup.py", "here/NOTICE"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    with tarfile.open(fileobj=io.BytesIO(packed(tmp_path / "here"))) as tar:
+        assert tar.getnames() == ["NOTICE", "lit_tune/a.py", "setup.py"]

@@ -149,6 +149,23 @@ def test_a_passing_fault_of_the_service_is_tried_again_and_a_refusal_is_not(clou
     assert code == 1 and creations(cloud) == 1 and "PERMISSION_DENIED" in output and "left, and billed" not in output
 
 
+@pytest.mark.parametrize("lost", ["503 Service unavailable", STOCKOUT])
+def test_a_request_that_may_have_arrived_is_named_when_the_launcher_gives_up(cloud: Cloud, lost: str) -> None:
+    cloud.play(well([NO_SUCH], **{"queued-resources create": [{"code": 1, "error": lost}]}))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)
+    assert code == 1 and creations(cloud) == 5 and lost in output, output
+    assert "left, and billed" in output and "queued-resources delete lit" in output, output
+
+
+def test_the_code_goes_by_a_folder_of_this_user_that_is_removed(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE")], **{"storage ls .*code/": [{"code": 1, "error": "not found"}]}))
+    assert cloud.launch("tpu_vm.py", "up", *PLACE, *TRAIN)[0] == 0
+    (copy,) = cloud.calls("storage", "cp")
+    file = Path(copy[3])
+    assert copy[4] == f"gs://my-lit/code/{file.name}" and file.parent.parent == cloud.home
+    assert not file.parent.exists()
+
+
 def test_a_request_that_arrived_although_gcloud_failed_is_waited_for(cloud: Cloud) -> None:
     exists = {"code": 1, "error": "ERROR: ALREADY_EXISTS: lit already exists"}
     cloud.play(well([NO_SUCH, NO_SUCH, state("ACTIVE")], **{"queued-resources create": [exists]}))
