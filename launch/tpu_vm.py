@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 import time
+from typing import Any
 
 import machines
 import planned
@@ -35,8 +36,9 @@ def count_of(tpu: str) -> int:
     kind, _, size = tpu.partition("-")
     if kind not in RUNTIMES or not size.isdigit() or int(size) < 1:
         examples = "v4-16, v5litepod-256, v5p-128 or v6e-256"
-        more = "; TPU7x is on GKE only: python launch/gke.py" if tpu.startswith("tpu7x") else ""
-        raise Stop(2, f"--tpu: expected an accelerator type such as {examples}, found {tpu!r}{more}; change it")
+        hints = {"tpu7x": "; TPU7x is on GKE only: python launch/gke.py", "v5e": f"; v5e is called v5litepod-{size}"}
+        raise Stop(2, f"--tpu: expected an accelerator type such as {examples}, found {tpu!r}{hints.get(kind, '')}; "
+                      "change it")
     chips = int(size) // CORES_A_CHIP.get(kind, 1)
     return 1 if chips <= CHIPS_ALONE.get(kind, 4) else chips // 4
 
@@ -72,6 +74,7 @@ class Slice:
         """
         self.settings, self.commands, self.assumed = settings, commands, assumed
         self.count = settings.slices * count_of(settings.tpu) if settings.tpu else 0
+        self.nodes: list[dict[str, Any]] = []  # as asked for, where it is there
         self.what = f"queued resource {settings.name} ({settings.tpu or 'TPU'} x {settings.slices}) in {settings.zone}"
 
     def words(self, verb: str, *more: str, name: bool = True) -> list[str]:
@@ -87,9 +90,10 @@ class Slice:
             Stop: the question got no answer, several times.
         """
         answer = self.commands.insist(
-            self.words("describe", "--format=json(state)"), self.what, self.settings.poll, absent=True,
+            self.words("describe", "--format=json(state,tpu)"), self.what, self.settings.poll, absent=True,
             assumed=json.dumps({"state": {"state": self.assumed}} if self.assumed else {}))
-        state = json.loads(answer.out or "{}").get("state", {}) if answer.code == 0 else {}
+        told = json.loads(answer.out or "{}") if answer.code == 0 else {}
+        state, self.nodes = told.get("state", {}), told.get("tpu", {}).get("nodeSpec", [])
         if state.get("state"):
             self._owe()
         elif answer.code != 0:
@@ -99,6 +103,20 @@ class Slice:
     def there(self) -> bool:
         """Whether its machines can be used."""
         return self.look()[0] == "ACTIVE"
+
+    def check(self) -> None:
+        """Refuse a slice of this name that is not the one of the flags, once it has been looked at.
+
+        Raises:
+            Stop: it has another type or number: it would be watched, deleted and made again as something else.
+        """
+        types = {node["node"]["acceleratorType"] for node in self.nodes if "acceleratorType" in node.get("node", {})}
+        parts = [part for node in self.nodes for part in node.values() if isinstance(part, dict)]
+        found = f"{', '.join(sorted(types))} x {sum(int(part.get('nodeCount', 0)) for part in parts) or 1}"
+        asked = f"{self.settings.tpu} x {self.settings.slices}"
+        if types and found != asked:
+            raise Stop(2, f"--tpu, --slices: expected {found}, which {self.settings.name} is, found {asked}; change "
+                          "them, delete it first (`down`), or take another --name")
 
     def make(self) -> None:
         """Create it, create it again where it failed or was taken away, wait until it is ACTIVE.
@@ -111,6 +129,7 @@ class Slice:
         end = time.monotonic() + patience
         while True:
             state, why = self.look()
+            self.check()
             if state != shown and state:
                 self.commands.say(f"{self.settings.name}: {state}")
             shown = state
@@ -252,6 +271,7 @@ def _run(settings: Settings, commands: Commands) -> int:
     slice_ = Slice(settings, commands)
     if not slice_.there():
         raise Stop(1, f"{slice_.what}: expected ACTIVE, found {slice_.look()[0] or 'nothing'}; call `up` or `resume`")
+    slice_.check()
     return _go(settings, commands, slice_)
 
 
