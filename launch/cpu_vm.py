@@ -1,10 +1,11 @@
 """CPU machines for getting data ready: the same verbs, each machine does its part of what follows `--`.
 
     python launch/cpu_vm.py up --name=prep --project=my-project --zone=us-east5-b --bucket=gs://my-lit --machines=4
-    python launch/cpu_vm.py run (the same flags) -- data convert 'gs://my-lit/raw/{i}/*.tar' --to=tar \
-        --out='gs://my-lit/small/{i}'
+    python launch/cpu_vm.py run (the same flags) -- data convert 'gs://my-lit/raw/{i}/*.tar' --to=tar --out='small/{i}'
+    python launch/cpu_vm.py run (the same flags) -- copy 'small/{i}' 'gs://my-lit/small/{i}'
 
-`{i}` is the machine's number from 1, `{n}` how many there are. The machines delete themselves after --max-hours.
+`{i}` is the machine's number from 1, `{n}` how many there are. The machines delete themselves after --max-hours, and
+what lies on their disks with them: `lit-tune` writes there, `copy` brings it into the bucket.
 """
 
 import shlex
@@ -136,7 +137,7 @@ class Pool:
     def reach(self, command: str, number: int) -> list[str]:
         """The words of that, for machine `number` from 0."""
         iap = ["--tunnel-through-iap"] if self.settings.iap else []
-        return ["gcloud", "compute", "ssh", self.names[number], *self.place, *iap,
+        return ["gcloud", "compute", "ssh", self.names[number], *self.place, *machines.SSH, *iap,
                 f"--command={command.replace('{i}', str(number + 1))}", "--quiet"]
 
     def _delete(self, names: list[str]) -> list[str]:
@@ -161,7 +162,8 @@ def _plan(settings: Settings, commands: Commands) -> int:
     end = datetime.now() + timedelta(hours=settings.max_hours)
     hours = settings.machines * settings.max_hours
     commands.say(f"{settings.machines} x {settings.machine_type}: at most {hours} machine hours; they delete "
-                 f"themselves by {end:%Y-%m-%d %H:%M}; no prices of CPU machines are known here")
+                 f"themselves by {end:%Y-%m-%d %H:%M}, and all that lies on their disks; no prices of CPU machines are "
+                 "known here")
     return 0
 
 
@@ -173,7 +175,7 @@ def _up(settings: Settings, commands: Commands) -> int:
         storage.ensure_bucket(settings, commands)
     pool.make()
     machines.bring(settings, commands, pool, "gcs")
-    commands.say(f"ready; next: {settings.again('run', 'data index ...')}")
+    commands.say(f"ready; next: {settings.again('run', shlex.join(settings.words) or 'data index ...')}")
     return 0
 
 
@@ -211,7 +213,7 @@ def _status(settings: Settings, commands: Commands) -> int:
 def _down(settings: Settings, commands: Commands) -> int:
     pool = Pool(settings, commands)
     if pool.look():
-        commands.confirm(f"Delete {pool.what}?", yes=settings.yes)
+        commands.confirm(f"Delete {pool.what}, and all that lies on their disks?", yes=settings.yes)
         pool.ssh(f"{machines.WORKER} stop")
         pool.remove()
         commands.say(f"deleted: {pool.what}")

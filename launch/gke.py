@@ -198,7 +198,7 @@ def _up(settings: Settings, commands: Commands) -> int:
         storage.ensure_bucket(settings, commands)
     image(settings, commands)
     cluster.make()
-    commands.say(f"ready; next: {settings.again('run', 'train --config=...')}")
+    commands.say(f"ready; next: {settings.again('run', shlex.join(settings.words) or 'train --config=...')}")
     return 0
 
 

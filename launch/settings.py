@@ -30,7 +30,7 @@ NEEDS = ("name", "project", "zone", "tpu", "bucket")
 NEEDS_LESS = {"plan": ("tpu",), "logs": ("name", "project", "zone")}
 OF_BOTH = {"--help", "--name", "--restarts", "--slices"}  # flags of launchers and of lit-tune
 # Flags of lit-tune that are read here too. It takes `--flag value` as well as `--flag=value`.
-READ_HERE = r"--(workdir|restarts|preempted[-_]exit[-_]code|config(\..+)?)"
+READ_HERE = r"--(workdir|out|restarts|preempted[-_]exit[-_]code|config(\..+)?)"
 ELSEWHERE = "if there should be, look at --name, --project and --zone"
 PREEMPTED = 75  # exit code of a run that was told to stop and has saved: start it again
 
@@ -99,9 +99,9 @@ class Settings:
             words += [] if self.flag("restarts") else [f"--restarts={self.restarts}"]
         return words
 
-    def again(self, verb: str, example: str) -> str:
-        """The line to type for another verb, with the same flags; `example` where no words are known."""
-        return f"{shlex.join(['python', self.program, verb, *self.typed])} -- {shlex.join(self.words) or example}"
+    def again(self, verb: str, words: str) -> str:
+        """The line to type for another verb, with the same flags."""
+        return f"{shlex.join(['python', self.program, verb, *self.typed])} -- {words}"
 
 
 def parse(program: str, argv: Sequence[str], *, needs: Sequence[str] = NEEDS, unused: Sequence[str] = ()) -> Settings:

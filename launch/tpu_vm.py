@@ -234,7 +234,8 @@ class Slice:
         """The words of that."""
         node = "all" if worker == "all" else "0"
         iap = ["--tunnel-through-iap"] if self.settings.iap else []
-        return self.words("ssh", f"--node={node}", f"--worker={worker}", *iap, f"--command={command}", "--quiet")
+        return self.words("ssh", f"--node={node}", f"--worker={worker}", *machines.SSH, *iap, f"--command={command}",
+                          "--quiet")
 
     def _delete(self) -> list[str]:
         """The words that delete it, machines included."""
@@ -263,7 +264,7 @@ def _up(settings: Settings, commands: Commands) -> int:
         storage.ensure_bucket(settings, commands)
     slice_.make()
     machines.bring(settings, commands, slice_, "tpu")
-    commands.say(f"ready; next: {settings.again('run', 'train --config=...')}")
+    commands.say(f"ready; next: {settings.again('run', shlex.join(settings.words) or 'train --config=...')}")
     return 0
 
 
