@@ -182,6 +182,9 @@ def _up(settings: Settings, commands: Commands) -> int:
 def _run(settings: Settings, commands: Commands) -> int:
     pool = Pool(settings, commands)
     if settings.verb == "resume":
+        if not pool.look():
+            _plan(settings, commands)
+            commands.confirm(f"Create {pool.what}?", yes=settings.yes)
         pool.make()
     elif not pool.there():
         raise Stop(1, f"{pool.what}: expected all to run, found {pool.look() or 'none'}; call `up` or `resume`")
@@ -203,7 +206,11 @@ def _logs(settings: Settings, commands: Commands) -> int:
 
 def _status(settings: Settings, commands: Commands) -> int:
     pool = Pool(settings, commands)
-    for name, status in sorted(pool.look().items()):
+    found = pool.look()
+    if not found:
+        commands.say("machines: none")
+        return 0
+    for name, status in sorted(found.items()):
         commands.say(f"{name}: {status}")
     for host, now in sorted(machines.states(pool).items()):
         commands.say(f"process on {host}: {now}")
@@ -219,6 +226,7 @@ def _down(settings: Settings, commands: Commands) -> int:
         commands.say(f"deleted: {pool.what}")
     else:
         commands.say(f"there are no {pool.what}; {ELSEWHERE}")
+    commands.say(f"kept, and billed by what lies in it: {settings.bucket}")
     return 0
 
 

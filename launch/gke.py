@@ -45,7 +45,7 @@ class Cluster:
         """As GKE calls it, "" where there is no cluster. A cluster that is there goes on the list of what is left."""
         found = self.commands.insist(
             ["gcloud", "container", "clusters", "list", f"--project={self.settings.project}",
-             f"--filter=name={self.settings.name}", "--format=value(status)"],
+             f"--region={self.settings.region}", f"--filter=name={self.settings.name}", "--format=value(status)"],
             self.what, self.settings.poll, assumed=self.assumed).out.strip()
         if found:
             self._owe()
@@ -211,7 +211,10 @@ def _run(settings: Settings, commands: Commands) -> int:
 
 def _resume(settings: Settings, commands: Commands) -> int:
     cluster = Cluster(settings, commands)
-    if cluster.status() != "RUNNING":
+    status = cluster.status()
+    if not status:
+        storage.confirm_new(settings, commands, cluster.what)
+    if status != "RUNNING":
         cluster.make()
     return _go(settings, commands, cluster)
 

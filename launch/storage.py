@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from commands import Commands, Stop, last, reason
-from settings import Settings
+from settings import ELSEWHERE, Settings
 
 CLONE = Path(__file__).resolve().parents[1]
 INSTALLED = ("lit_tune", "configs", "launch", "setup.py", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE",
@@ -108,3 +108,14 @@ def tell_newest(settings: Settings, commands: Commands) -> None:
     """Say which checkpoint is the newest."""
     step = newest_step(settings, commands)
     commands.say(f"newest checkpoint: {f'step {step}' if step >= 0 else 'none'} in {settings.workdir}")
+
+
+def confirm_new(settings: Settings, commands: Commands, what: str) -> None:
+    """Ask before `resume` makes machines for a run that never was, as one with a mistyped name.
+
+    Raises:
+        Stop: the person says no, or there is nobody to ask.
+    """
+    if newest_step(settings, commands) < 0:
+        commands.confirm(f"There is no {what}, and no checkpoint in {settings.workdir} ({ELSEWHERE}). Create it?",
+                         yes=settings.yes)

@@ -114,9 +114,9 @@ class Slice:
         parts = [part for node in self.nodes for part in node.values() if isinstance(part, dict)]
         found = f"{', '.join(sorted(types))} x {sum(int(part.get('nodeCount', 0)) for part in parts) or 1}"
         asked = f"{self.settings.tpu} x {self.settings.slices}"
-        if types and found != asked:
+        if types and found != asked and not self.settings.force:
             raise Stop(2, f"--tpu, --slices: expected {found}, which {self.settings.name} is, found {asked}; change "
-                          "them, delete it first (`down`), or take another --name")
+                          "them, delete it first (`down`), take another --name, or add --force")
 
     def make(self) -> None:
         """Create it, create it again where it failed or was taken away, wait until it is ACTIVE.
@@ -278,6 +278,8 @@ def _run(settings: Settings, commands: Commands) -> int:
 
 def _resume(settings: Settings, commands: Commands) -> int:
     slice_ = Slice(settings, commands, assumed="SUSPENDED")
+    if not slice_.look()[0]:
+        storage.confirm_new(settings, commands, slice_.what)
     slice_.make()
     return _go(settings, commands, slice_)
 

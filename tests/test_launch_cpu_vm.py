@@ -123,6 +123,23 @@ def test_machines_that_are_gone_are_not_made_again_without_a_word(cloud: Cloud) 
     assert code == 75 and "`resume`" in output and not cloud.calls("instances", "create"), output
 
 
+def test_resume_asks_before_it_makes_all_machines_again(cloud: Cloud) -> None:
+    cloud.play(well([""]))
+    code, output = cloud.launch("cpu_vm.py", "resume", *PLACE, *CONVERT)
+    assert code == 2 and "machine hours" in output and not cloud.calls("instances", "create"), output
+    cloud.play(well(["prep-1,RUNNING\n", "prep-1,RUNNING\n", ALL], "ended 0", "ended 0"))
+    code, output = cloud.launch("cpu_vm.py", "resume", *PLACE, *CONVERT)
+    assert code == 0 and len(cloud.calls("instances", "create")) == 1, output
+
+
+def test_status_and_down_of_nothing_say_so(cloud: Cloud) -> None:
+    cloud.play(well([""]))
+    code, output = cloud.launch("cpu_vm.py", "status", *PLACE)
+    assert code == 0 and "machines: none" in output and not cloud.calls("ssh"), output
+    code, output = cloud.launch("cpu_vm.py", "down", *PLACE)
+    assert code == 0 and "look at --name, --project and --zone" in output and "gs://my-lit" in output, output
+
+
 def test_quota_ends_it_and_names_what_is_there(cloud: Cloud) -> None:
     cloud.play({"create": [{"code": 1, "error": "Quota 'CPUS' exceeded. Limit: 24.0"}], **well([""])})
     code, output = cloud.launch("cpu_vm.py", "up", *PLACE, "--yes")

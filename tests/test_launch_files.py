@@ -34,6 +34,14 @@ def test_bash_reads_the_script(script: Path) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_the_head_of_a_script_names_the_variables_that_it_takes(script: Path) -> None:
+    text = script.read_text()
+    head = "".join(re.match(r"(?:#.*\n)+", text)[0])
+    taken = set(re.findall(r"\$\{(LIT_TUNE_\w+):-", text))
+    assert all(name in head for name in taken), taken
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(script: Path) -> None:
     found = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     if found is None:

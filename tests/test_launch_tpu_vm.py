@@ -344,9 +344,20 @@ def test_an_install_that_fails_is_tried_three_times(cloud: Cloud) -> None:
 
 
 def test_resume_makes_the_slice_again_without_a_new_plan(cloud: Cloud) -> None:
-    cloud.play(well([state("SUSPENDED"), NO_SUCH, NO_SUCH, state("ACTIVE")]))
+    cloud.play(well([state("SUSPENDED"), state("SUSPENDED"), NO_SUCH, NO_SUCH, state("ACTIVE")]))
     code, output = cloud.launch("tpu_vm.py", "resume", *PLACE, *TRAIN)
     assert code == 0 and creations(cloud) == 1 and not cloud.calls("lit-tune"), output
+
+
+def test_resume_of_a_name_that_never_was_asks_first(cloud: Cloud) -> None:
+    cloud.play(well([NO_SUCH]))
+    code, output = cloud.launch("tpu_vm.py", "resume", *PLACE, *TRAIN)
+    assert code == 2 and "no checkpoint in gs://my-lit/runs/lit" in output and creations(cloud) == 0, output
+    scenario = well([NO_SUCH, NO_SUCH, state("ACTIVE")])
+    cloud.play(scenario)
+    assert cloud.launch("tpu_vm.py", "resume", *PLACE, "--yes", *TRAIN)[0] == 0 and creations(cloud) == 1
+    cloud.play(scenario | {"storage ls .*checkpoints": [checkpoints(40)]})
+    assert cloud.launch("tpu_vm.py", "resume", *PLACE, *TRAIN)[0] == 0 and creations(cloud) == 1
 
 
 def test_down_stops_the_run_first_and_sees_that_the_slice_is_gone(cloud: Cloud) -> None:
