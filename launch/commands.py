@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
+TRIES = 5  # of a question that the network lost, or of a request that Google's side lost
+
 
 class Stop(Exception):
     """Ends a launcher with one line and an exit code: 2 command line or refused, 1 anything that failed."""
@@ -86,6 +88,29 @@ class Commands:
         done = subprocess.run(list(words), capture_output=True, text=True, stdin=subprocess.DEVNULL)
         return Answer(done.returncode, done.stdout, done.stderr)
 
+    def insist(self, words: Sequence[str], what: str, most: float, *, assumed: str = "",
+               absent: bool = False) -> Answer:
+        """What the command says, asked again where it fails: the network may have lost the question.
+
+        Args:
+            words: the command, which changes nothing.
+            what: that it asks about.
+            most: seconds between two tries.
+            assumed: its output in a dry run.
+            absent: whether "there is none" is an answer too; its code is not 0.
+
+        Raises:
+            Stop: it failed TRIES times.
+        """
+        for attempt in range(TRIES):
+            answer = self.ask(words, assumed)
+            if answer.code == 0 or (absent and reason(answer.error) == "absent"):
+                return answer
+            self.say(f"asking about {what} failed: {last(answer)}")
+            if attempt + 1 < TRIES:
+                self.back_off(attempt, most)
+        raise Stop(1, f"{what}: no answer from {words[0]} after {TRIES} tries; nothing was changed; see above")
+
     def say(self, line: str) -> None:
         """A line for the person; in a dry run it is a comment, so that everything printed can be pasted."""
         print(f"# {line}" if self.dry_run else line, flush=True)
@@ -135,13 +160,21 @@ INSTALL = {
 }
 
 
+# In this order. A number is a code only where it stands alone: names, and numbers of projects, hold digits too.
+REASONS = (
+    ("exists", r"already exists|ALREADY_EXISTS"),
+    ("quota", r"quota"),
+    ("stockout", r"no more capacity|stock-?out|enough resources|insufficient capacity|RESOURCE_(POOL_)?EXHAUSTED"),
+    ("expired", r"expired|valid[ -]?until"),
+    ("passing", r"(?-i:\bUNAVAILABLE\b)"),  # Google's own word, whatever the text says besides
+    ("absent", r"NOT_FOUND|not found|matched no objects|(?<![\w/-])404(?![\w-])"),
+    ("passing", r"internal error|unavailable|deadline|try again|timed? ?out|connection|(?<![\w/-])50[0234](?![\w-])"),
+)
+
+
 def reason(text: str) -> str:
     """Why a command failed, by what Google's side writes: quota, stockout, expired, exists, absent, passing, other."""
-    marks = (("exists", r"already exists|ALREADY_EXISTS"), ("quota", r"quota"),
-             ("stockout", r"no more capacity|stock-?out|not enough resources|insufficient capacity|RESOURCE_EXHAUSTED"),
-             ("expired", r"expired|valid[ -]?until"), ("absent", r"NOT_FOUND|not found|404"),
-             ("passing", r"internal error|unavailable|deadline|try again|timed? ?out|connection|50[0234]"))
-    return next((name for name, mark in marks if re.search(mark, text, re.I)), "other")
+    return next((name for name, mark in REASONS if re.search(mark, text, re.I)), "other")
 
 
 def last(answer: Answer) -> str:

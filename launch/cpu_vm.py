@@ -1,10 +1,11 @@
 """CPU machines for getting data ready: the same verbs, each machine does its part of what follows `--`.
 
     python launch/cpu_vm.py up --name=prep --project=my-project --zone=us-east5-b --bucket=gs://my-lit --machines=4
-    python launch/cpu_vm.py run (the same flags) -- data convert 'gs://my-lit/raw/{i}/*.tar' --to=tar \
-        --out='gs://my-lit/small/{i}'
+    python launch/cpu_vm.py run (the same flags) -- data convert 'gs://my-lit/raw/{i}/*.tar' --to=tar --out='small/{i}'
+    python launch/cpu_vm.py run (the same flags) -- copy 'small/{i}' 'gs://my-lit/small/{i}'
 
-`{i}` is the machine's number from 1, `{n}` how many there are. The machines delete themselves after --max-hours.
+`{i}` is the machine's number from 1, `{n}` how many there are. The machines delete themselves after --max-hours, and
+what lies on their disks with them: `lit-tune` writes there, `copy` brings it into the bucket.
 """
 
 import shlex
@@ -14,10 +15,11 @@ from datetime import datetime, timedelta
 
 import machines
 import storage
-from commands import Answer, Commands, Stop, called, last, reason
-from settings import CPU, Settings, parse
+from commands import TRIES, Answer, Commands, Stop, called, last, reason
+from settings import ELSEWHERE, Settings, parse
 
-TRIES = 5
+NEEDS = ("name", "project", "zone", "bucket")
+UNUSED = ("--slices", "--reserved", "--reservation", "--queue-for", "--image")
 IMAGE = ["--image-family=ubuntu-2204-lts", "--image-project=ubuntu-os-cloud", "--boot-disk-size=200GB"]
 
 
@@ -54,15 +56,14 @@ class Pool:
         words = ["gcloud", "compute", "instances", "list", f"--project={self.settings.project}",
                  f"--zones={self.settings.zone}", f"--filter=labels.lit-tune={self.settings.name}",
                  "--format=csv[no-heading](name,status)"]
-        for attempt in range(TRIES):
-            answer = self.commands.ask(words, assumed="".join(f"{name},RUNNING\n" for name in self.assumed))
-            if answer.code == 0:
-                found = dict(line.split(",", 1) for line in answer.out.split() if "," in line)
-                self._owe(sorted(found)) if found else self.commands.left.pop(self.what, None)
-                return found
-            self.commands.say(f"asking about {self.settings.name} failed: {last(answer)}")
-            self.commands.back_off(attempt, self.settings.poll)
-        raise Stop(1, f"{self.what}: no answer from gcloud after {TRIES} tries; nothing was changed; see above")
+        answer = self.commands.insist(words, self.what, self.settings.poll,
+                                      assumed="".join(f"{name},RUNNING\n" for name in self.assumed))
+        found = dict(line.split(",", 1) for line in answer.out.split() if "," in line)
+        if found:
+            self._owe(sorted(found))
+        else:
+            self.commands.left.pop(self.what, None)
+        return found
 
     def there(self) -> bool:
         """Whether all of them run."""
@@ -104,7 +105,8 @@ class Pool:
             f"--max-run-duration={chosen.max_hours}h", "--instance-termination-action=DELETE", *optional])
         self.assumed = self.names
         if answer.code == 0 or reason(answer.error) in ("exists", "passing", "stockout"):
-            _ = self.commands.say(f"asking for machines failed: {last(answer)}; again") if answer.code else None
+            if answer.code != 0:
+                self.commands.say(f"asking for machines failed: {last(answer)}; again")
             return
         raise Stop(2 if answer.code == 2 else 1, f"machines were refused: {answer.error.strip()}; some may be there")
 
@@ -118,7 +120,8 @@ class Pool:
         if names:
             answer = self.commands.ask(self._delete(names))
             self.assumed = []
-            _ = self.commands.say(f"deleting failed: {last(answer)}") if answer.code else None
+            if answer.code != 0:
+                self.commands.say(f"deleting failed: {last(answer)}")
         if left := sorted(self.look()):
             raise Stop(1, f"{', '.join(left)} ARE STILL THERE AND BILLED; delete them: "
                           f"{shlex.join(self._delete(left))}")
@@ -134,7 +137,7 @@ class Pool:
     def reach(self, command: str, number: int) -> list[str]:
         """The words of that, for machine `number` from 0."""
         iap = ["--tunnel-through-iap"] if self.settings.iap else []
-        return ["gcloud", "compute", "ssh", self.names[number], *self.place, *iap,
+        return ["gcloud", "compute", "ssh", self.names[number], *self.place, *machines.SSH, *iap,
                 f"--command={command.replace('{i}', str(number + 1))}", "--quiet"]
 
     def _delete(self, names: list[str]) -> list[str]:
@@ -159,7 +162,8 @@ def _plan(settings: Settings, commands: Commands) -> int:
     end = datetime.now() + timedelta(hours=settings.max_hours)
     hours = settings.machines * settings.max_hours
     commands.say(f"{settings.machines} x {settings.machine_type}: at most {hours} machine hours; they delete "
-                 f"themselves by {end:%Y-%m-%d %H:%M}; no prices of CPU machines are known here")
+                 f"themselves by {end:%Y-%m-%d %H:%M}, and all that lies on their disks; no prices of CPU machines are "
+                 "known here")
     return 0
 
 
@@ -171,13 +175,16 @@ def _up(settings: Settings, commands: Commands) -> int:
         storage.ensure_bucket(settings, commands)
     pool.make()
     machines.bring(settings, commands, pool, "gcs")
-    commands.say(f"ready; next: {shlex.join(settings.again('run'))} -- data index ...")
+    commands.say(f"ready; next: {settings.again('run', shlex.join(settings.words) or 'data index ...')}")
     return 0
 
 
 def _run(settings: Settings, commands: Commands) -> int:
     pool = Pool(settings, commands)
     if settings.verb == "resume":
+        if not pool.look():
+            _plan(settings, commands)
+            commands.confirm(f"Create {pool.what}?", yes=settings.yes)
         pool.make()
     elif not pool.there():
         raise Stop(1, f"{pool.what}: expected all to run, found {pool.look() or 'none'}; call `up` or `resume`")
@@ -199,7 +206,11 @@ def _logs(settings: Settings, commands: Commands) -> int:
 
 def _status(settings: Settings, commands: Commands) -> int:
     pool = Pool(settings, commands)
-    for name, status in sorted(pool.look().items()):
+    found = pool.look()
+    if not found:
+        commands.say("machines: none")
+        return 0
+    for name, status in sorted(found.items()):
         commands.say(f"{name}: {status}")
     for host, now in sorted(machines.states(pool).items()):
         commands.say(f"process on {host}: {now}")
@@ -209,12 +220,13 @@ def _status(settings: Settings, commands: Commands) -> int:
 def _down(settings: Settings, commands: Commands) -> int:
     pool = Pool(settings, commands)
     if pool.look():
-        commands.confirm(f"Delete {pool.what}?", yes=settings.yes)
+        commands.confirm(f"Delete {pool.what}, and all that lies on their disks?", yes=settings.yes)
         pool.ssh(f"{machines.WORKER} stop")
         pool.remove()
         commands.say(f"deleted: {pool.what}")
     else:
-        commands.say(f"there are no {pool.what}")
+        commands.say(f"there are no {pool.what}; {ELSEWHERE}")
+    commands.say(f"kept, and billed by what lies in it: {settings.bucket}")
     return 0
 
 
@@ -222,4 +234,5 @@ VERBS = {"plan": _plan, "up": _up, "run": _run, "logs": _logs, "status": _status
 
 
 if __name__ == "__main__":
-    sys.exit(called(CPU, lambda: parse(CPU, sys.argv[1:]), run))
+    sys.exit(called("launch/cpu_vm.py", lambda: parse("launch/cpu_vm.py", sys.argv[1:], needs=NEEDS, unused=UNUSED),
+                    run))

@@ -15,15 +15,15 @@ from typing import Any
 
 import planned
 import storage
-from commands import Commands, Stop, called, last, reason
+from commands import TRIES, Commands, Stop, called, last, reason
 from machines import FINAL, worst
-from settings import PREEMPTED, Settings, parse
+from settings import ELSEWHERE, PREEMPTED, Settings, parse
 
 TYPES = r"(v4|v5litepod|v5p|v6e|tpu7x)-\d+(x\d+)*"
 RESTARTED = "1,75"  # exit codes that restart all pods, beside those of signals; the others are final
-TRIES = 5
 CONTAINER = "jax-tpu"  # as xpk calls it
 REPOSITORY = "lit-tune"
+UNUSED = ("--queue-for", "--service-account", "--network", "--iap", "--machines", "--machine-type", "--max-hours")
 
 
 class Cluster:
@@ -43,16 +43,15 @@ class Cluster:
 
     def status(self) -> str:
         """As GKE calls it, "" where there is no cluster. A cluster that is there goes on the list of what is left."""
-        for attempt in range(TRIES):
-            answer = self.commands.ask(["gcloud", "container", "clusters", "list", f"--project={self.settings.project}",
-                                        f"--filter=name={self.settings.name}", "--format=value(status)"], self.assumed)
-            if answer.code == 0:
-                found = answer.out.strip()
-                self._owe() if found else self.commands.left.pop(self.what, None)
-                return found
-            self.commands.say(f"asking about {self.settings.name} failed: {last(answer)}")
-            self.commands.back_off(attempt, self.settings.poll)
-        raise Stop(1, f"{self.what}: no answer from gcloud after {TRIES} tries; nothing was changed; see above")
+        found = self.commands.insist(
+            ["gcloud", "container", "clusters", "list", f"--project={self.settings.project}",
+             f"--region={self.settings.region}", f"--filter=name={self.settings.name}", "--format=value(status)"],
+            self.what, self.settings.poll, assumed=self.assumed).out.strip()
+        if found:
+            self._owe()
+        else:
+            self.commands.left.pop(self.what, None)
+        return found
 
     def make(self) -> None:
         """Make the cluster and its node pools, or complete them.
@@ -136,13 +135,9 @@ class Cluster:
 
     def _get(self, *words: str) -> dict[str, Any]:
         """What kubectl says of something; {} where there is none."""
-        for attempt in range(TRIES):
-            answer = self.commands.ask(["kubectl", "get", *words, "--ignore-not-found", "--output=json"], assumed="")
-            if answer.code == 0:
-                return json.loads(answer.out or "{}")
-            self.commands.say(f"asking kubectl failed: {last(answer)}")
-            self.commands.back_off(attempt, self.settings.poll)
-        raise Stop(1, f"kubectl: no answer after {TRIES} tries; the run goes on; see above")
+        answer = self.commands.insist(["kubectl", "get", *words, "--ignore-not-found", "--output=json"],
+                                      f"the JobSet {self.settings.name}", self.settings.poll)
+        return json.loads(answer.out or "{}")
 
     @staticmethod
     def _condition(jobset: dict[str, Any]) -> str:
@@ -190,15 +185,10 @@ def run(settings: Settings, commands: Commands) -> int:
         raise Stop(2, f"--tpu: expected a type such as {examples}, found {settings.tpu!r}; change it")
     if settings.tier == "reserved" and not settings.reservation:
         raise Stop(2, "--reserved: expected --reservation=NAME with it on GKE, found none; add it")
-    if settings.fetch or settings.mount or any("{i}" in word for word in settings.words):
-        raise Stop(2, "--fetch, --mount and {i}: expected with launch/tpu_vm.py and cpu_vm.py only, found here; read "
-                      "from gs:// addresses")
+    if settings.fetch or settings.mount or any("{i}" in word or "{n}" in word for word in settings.words):
+        raise Stop(2, "--fetch, --mount, {i} and {n}: expected with launch/tpu_vm.py and cpu_vm.py only, found here; "
+                      "read from gs:// addresses")
     return VERBS[settings.verb](settings, commands)
-
-
-def _plan(settings: Settings, commands: Commands) -> int:
-    planned.tell(settings, commands)
-    return 0
 
 
 def _up(settings: Settings, commands: Commands) -> int:
@@ -208,8 +198,7 @@ def _up(settings: Settings, commands: Commands) -> int:
         storage.ensure_bucket(settings, commands)
     image(settings, commands)
     cluster.make()
-    words = shlex.join(settings.words) or "train --config=..."
-    commands.say(f"ready; next: {shlex.join(settings.again('run'))} -- {words}")
+    commands.say(f"ready; next: {settings.again('run', shlex.join(settings.words) or 'train --config=...')}")
     return 0
 
 
@@ -222,7 +211,10 @@ def _run(settings: Settings, commands: Commands) -> int:
 
 def _resume(settings: Settings, commands: Commands) -> int:
     cluster = Cluster(settings, commands)
-    if cluster.status() != "RUNNING":
+    status = cluster.status()
+    if not status:
+        storage.confirm_new(settings, commands, cluster.what)
+    if status != "RUNNING":
         cluster.make()
     return _go(settings, commands, cluster)
 
@@ -234,7 +226,8 @@ def _go(settings: Settings, commands: Commands, cluster: Cluster) -> int:
     best = storage.newest_step(settings, commands)
     state = cluster.job()
     if state != "running":
-        _ = cluster.stop() if state != "none" else None
+        if state != "none":
+            cluster.stop()
         cluster.start(name)
     commands.say("watching; Ctrl-C leaves the run going, `resume` watches again, `logs` shows what it prints")
     while not commands.dry_run:
@@ -272,8 +265,7 @@ def _status(settings: Settings, commands: Commands) -> int:
     if found:
         cluster.connect()
         commands.say(f"JobSet: {cluster.job()}")
-    step = storage.newest_step(settings, commands)
-    commands.say(f"newest checkpoint: {f'step {step}' if step >= 0 else 'none'} in {settings.workdir}")
+    storage.tell_newest(settings, commands)
     return 0
 
 
@@ -284,14 +276,15 @@ def _down(settings: Settings, commands: Commands) -> int:
         commands.confirm(f"Stop the run and delete {cluster.what}?", yes=settings.yes)
         cluster.stop()
         cluster.remove()
-    commands.say(f"deleted: {cluster.what}" if found else f"there is no {cluster.what}")
+    commands.say(f"deleted: {cluster.what}" if found else f"there is no {cluster.what}; {ELSEWHERE}")
     commands.say(f"kept, and billed by what lies in it: {settings.bucket} (gcloud storage rm --recursive) and the "
                  f"images (gcloud artifacts repositories delete {REPOSITORY} --location={settings.region})")
     return 0
 
 
-VERBS = {"plan": _plan, "up": _up, "run": _run, "logs": _logs, "status": _status, "resume": _resume, "down": _down}
+VERBS = {"plan": planned.plan, "up": _up, "run": _run, "logs": _logs, "status": _status, "resume": _resume,
+         "down": _down}
 
 
 if __name__ == "__main__":
-    sys.exit(called("launch/gke.py", lambda: parse("launch/gke.py", sys.argv[1:]), run))
+    sys.exit(called("launch/gke.py", lambda: parse("launch/gke.py", sys.argv[1:], unused=UNUSED), run))

@@ -10,6 +10,9 @@ from commands import Answer, Commands, Stop
 from settings import PREEMPTED, Settings
 
 WORKER = "bash lit_tune/launch/worker.sh"
+CACHE = ".cache/lit_tune"  # of lit-tune, in the home folder
+# A connection that is dead ends within two minutes, and not what waits for it.
+SSH = ("--ssh-flag=-oConnectTimeout=30", "--ssh-flag=-oServerAliveInterval=30")
 FINAL = (2, 3, 4, 5)  # config, numbers, data, checkpoint: starting again would end the same way
 LOOKS = 10  # in a row at machines that do not answer, or still run after machine 0 has ended, before anything is done
 
@@ -114,7 +117,7 @@ def watch(settings: Settings, commands: Commands, machines: Machines, begin: Cal
             if _goes_on(commands, machines, found, looks):
                 continue
             if len(found) == machines.count:
-                return _ended(commands, machines, found)
+                return _ended(settings, commands, machines, found)
         looks, lost = 0, _silent(machines, found) if there else "the machines were taken away"
         if not machines.together:  # each did its own part; what they are allowed to cost was agreed to
             raise Stop(PREEMPTED, f"{lost}; `resume` makes them again and starts each part again")
@@ -147,8 +150,8 @@ def _goes_on(commands: Commands, machines: Machines, found: dict[str, str], look
     if silent and looks == 1:
         commands.say(f"{_silent(machines, found)}; looking again, at most {LOOKS} times unless some of them still run")
     if not found and looks > LOOKS:
-        raise Stop(1, f"{_silent(machines, found)} over ssh, {looks} times, though they are there; they were left alone; "
-                      "`status` asks again, `resume` watches again, `down` deletes them")
+        raise Stop(1, f"{_silent(machines, found)} over ssh, {looks} times, though they are there; they were left "
+                      "alone; `status` asks again, `resume` watches again, `down` deletes them")
     return (silent and running) or ((silent or running) and looks <= LOOKS)
 
 
@@ -157,7 +160,7 @@ def _silent(machines: Machines, found: dict[str, str]) -> str:
     return f"{machines.count - len(found)} of {machines.count} machines do not answer"
 
 
-def _ended(commands: Commands, machines: Machines, found: dict[str, str]) -> int:
+def _ended(settings: Settings, commands: Commands, machines: Machines, found: dict[str, str]) -> int:
     """The exit code of a run that has ended on machine 0; whoever still runs is stopped."""
     if "running" in found.values():
         machines.ssh(f"{WORKER} stop")
@@ -167,4 +170,21 @@ def _ended(commands: Commands, machines: Machines, found: dict[str, str]) -> int
     code = worst(codes.values())
     host = next(host for host, one in codes.items() if one == code)
     commands.say("finished" if code == 0 else f"the run ended with exit code {code} on {host}; `logs` shows why")
+    _tell_what_goes(settings, commands)
     return code
+
+
+def _tell_what_goes(settings: Settings, commands: Commands) -> None:
+    """Say what a job that writes to the machines' own disks has left there, and the line that keeps it."""
+    out = settings.flag("out") or (f"{CACHE}/index" if settings.words[:2] == ("data", "index") else "")
+    if settings.words[0] in ("train", "copy") or (settings.mount and out.startswith(f"{settings.mount}/")):
+        return
+    if not out:
+        commands.say(f"what it wrote, in {CACHE} or elsewhere, lies on the machines' own disks and goes with them; "
+                     "`-- copy FOLDER gs://...` keeps a folder")
+        return
+    name = out.rpartition(f"{CACHE}/")[2].strip("/")
+    # Files of an index are named after the shards, so those of all machines may lie together.
+    apart = "" if "{i}" in name or out.startswith(CACHE) else "/{i}"
+    line = settings.again("run", shlex.join(["copy", out, f"{settings.bucket}/{name}{apart}"]))
+    commands.say(f"{out} lies on the machines' own disks and goes with them; to keep it: {line}")

@@ -4,7 +4,7 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
-from commands import Commands, Stop
+from commands import Commands, Stop, last
 from settings import Settings
 
 SPOT = "; that is the list price on demand, spot is cheaper and may run longer"
@@ -23,9 +23,15 @@ def approve(settings: Settings, commands: Commands) -> None:
     commands.confirm(f"Create {what}?", yes=settings.yes)
 
 
+def plan(settings: Settings, commands: Commands) -> int:
+    """The exit code of the verb `plan`."""
+    tell(settings, commands)
+    return 0
+
+
 def tell(settings: Settings, commands: Commands) -> bool:
     """Whether the plan fits; it is printed."""
-    configs = [word for word in settings.words if word == "--config" or word.startswith(("--config=", "--config."))]
+    configs = [word for word in settings.words if word.startswith(("--config=", "--config."))]
     if not configs:
         commands.say("plan: no `-- train --config=...` was given, so nothing can be planned")
         return commands.dry_run
@@ -36,8 +42,7 @@ def tell(settings: Settings, commands: Commands) -> bool:
     if commands.dry_run:
         return True
     if answer.code != 0:
-        said = (answer.error.strip() or answer.out.strip() or "nothing").splitlines()[-1]
-        commands.say(f"plan: no plan could be made: {said}")
+        commands.say(f"plan: no plan could be made: {last(answer)}")
         return False
     found = json.loads(answer.out)
     for line in shown(found, datetime.now()):

@@ -6,11 +6,14 @@
 """
 
 import argparse
+import difflib
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from commands import Stop
 
@@ -23,9 +26,12 @@ VERBS = {
     "resume": "what `run` does, after making again whatever is no longer there",
     "down": "stop the run so that it saves, delete the machines, say what is left",
 }
-NEEDED = {"plan": ("tpu",), "logs": ("name", "project", "zone")}
-NEEDED_ELSE = ("name", "project", "zone", "tpu", "bucket")
-CPU = "launch/cpu_vm.py"  # which needs no --tpu
+NEEDS = ("name", "project", "zone", "tpu", "bucket")
+NEEDS_LESS = {"plan": ("tpu",), "logs": ("name", "project", "zone")}
+OF_BOTH = {"--help", "--name", "--restarts", "--slices"}  # flags of launchers and of lit-tune
+# Flags of lit-tune that are read here too. It takes `--flag value` as well as `--flag=value`.
+READ_HERE = r"--(workdir|out|restarts|preempted[-_]exit[-_]code|config(\..+)?)"
+ELSEWHERE = "if there should be, look at --name, --project and --zone"
 PREEMPTED = 75  # exit code of a run that was told to stop and has saved: start it again
 
 
@@ -35,11 +41,13 @@ class Settings:
 
     Attributes:
         program: how the launcher is called, for messages.
+        typed: its flags as they were typed, without the verb.
         words: what `lit-tune` is to be called with on the machines; "train" is added where only flags are given.
         Others: as their flags' help says.
     """
 
     program: str
+    typed: tuple[str, ...]
     verb: str
     name: str
     project: str
@@ -87,33 +95,73 @@ class Settings:
         words = list(self.words)
         if words[0] == "train":
             words += [] if self.flag("workdir") else [f"--workdir={self.workdir}"]
-            words += [f"--preempted_exit_code={PREEMPTED}", f"--restarts={self.restarts}"]
+            words += [f"--preempted_exit_code={PREEMPTED}"]
+            words += [] if self.flag("restarts") else [f"--restarts={self.restarts}"]
         return words
 
-    def again(self, verb: str) -> list[str]:
-        """The words of another verb for the same machines, for messages."""
-        words = ["python", self.program, verb]
-        words += [f"--{key}={getattr(self, key)}" for key in ("name", "project", "zone", "tpu") if getattr(self, key)]
-        words += [f"--slices={self.slices}"] if self.slices > 1 else []
-        words += [f"--machines={self.machines}"] if self.program == CPU else []
-        return words + ([f"--bucket={self.bucket}"] if self.bucket else [])
+    def again(self, verb: str, words: str) -> str:
+        """The line to type for another verb, with the same flags."""
+        return f"{shlex.join(['python', self.program, verb, *self.typed])} -- {words}"
 
 
-def parse(program: str, argv: Sequence[str]) -> Settings:
+def parse(program: str, argv: Sequence[str], *, needs: Sequence[str] = NEEDS, unused: Sequence[str] = ()) -> Settings:
     """The settings of a command line.
+
+    Args:
+        program: how the launcher is called, for messages.
+        argv: the words behind that.
+        needs: the settings without which its machines cannot be named.
+        unused: flags that mean nothing to it, and are refused.
 
     Raises:
         Stop: exit code 2, one line.
-        SystemExit: help was asked for, or argparse refused a flag (exit code 2).
+        SystemExit: help was asked for.
     """
     ours, words = _split(argv)
-    given = vars(_parser(program).parse_args(list(_expanded(ours))))
-    if words and words[0].startswith("-"):
-        words = ["train", *words]
+    if not ours or ours[0] not in (*VERBS, "-h", "--help"):
+        raise Stop(2, f"VERB: expected {', '.join(VERBS)} as the first word, found {ours[0] if ours else 'nothing'!r}; "
+                      "`--help` tells what they do")
+    flags = list(_expanded(ours))
+    found = {word.partition("=")[0].replace("_", "-") for word in flags}
+    for flag in unused:
+        if flag in found:
+            raise Stop(2, f"{flag}: expected with another launcher, found with {program}, to which it means nothing; "
+                          "leave it out")
+    given = _read(program, flags, words)
     fetch = tuple(_pair(text) for text in given.pop("fetch"))
-    settings = Settings(program=program, words=tuple(words), fetch=fetch, **given)
-    _check(settings)
+    settings = Settings(program=program, typed=tuple(ours[1:]), words=tuple(_joined(words)), fetch=fetch, **given)
+    _check(settings, needs)
     return settings
+
+
+def _read(program: str, flags: Sequence[str], words: Sequence[str]) -> dict[str, Any]:
+    """The values of the flags, and the verb; none of the flags stands behind `--`."""
+    parser = _parser(program)
+    there = set(re.findall(r"--[a-z-]+", parser.format_help()))
+    for flag in (word.partition("=")[0] for word in words):
+        if flag.replace("_", "-") in there - OF_BOTH:  # a `--dry-run` there would not be one
+            raise Stop(2, f"{flag}: expected before `--`, found behind it, where the words for lit-tune are; move it")
+    known, unknown = parser.parse_known_args(flags)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], there, n=1)
+        do = f"did you mean {near[0]}?" if near else "`--help` shows them; words for lit-tune stand behind `--`"
+        raise Stop(2, f"{unknown[0]}: expected a flag, found an unknown one; {do}")
+    return vars(known)
+
+
+def _joined(words: Sequence[str]) -> Iterator[str]:
+    """The words for lit-tune: with the subcommand, and each flag that is read here in one word with its value."""
+    rest = iter(words)
+    if words and words[0].startswith("-"):
+        yield "train"
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if not re.fullmatch(READ_HERE, flag):
+            yield word
+            continue
+        flag = flag if flag.startswith("--config") else f"--{flag[2:].replace('-', '_')}"
+        value = value if equals else next(rest, None)
+        yield flag if value is None else f"{flag}={value}"
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -143,12 +191,10 @@ def _pair(text: str) -> tuple[str, str]:
     return source, target
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings, needs: Sequence[str]) -> None:
     """Refuse what cannot be meant, before anything is asked or created."""
-    for name in NEEDED.get(settings.verb, NEEDED_ELSE):
-        if not getattr(settings, name):
-            if name == "tpu" and settings.program == CPU:
-                continue
+    for name in NEEDS_LESS.get(settings.verb, needs):
+        if name in needs and not getattr(settings, name):
             raise Stop(2, f"--{name}: expected a value for `{settings.verb}`, found none; add --{name}=...")
     rules = (
         ("name", r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", "lower-case letters, digits and `-`, at most 40"),
@@ -160,17 +206,41 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value and not re.fullmatch(rule, value):
             raise Stop(2, f"--{name}: expected {expected}, found {value!r}; change it")
+    for name, least in (("slices", 1), ("restarts", 0), ("worker", 0), ("poll", 0)):
+        if not getattr(settings, name) >= least:
+            raise Stop(2, f"--{name}: expected at least {least}, found {getattr(settings, name)}; change it")
     if settings.verb in ("run", "resume") and not settings.words:
         raise Stop(2, f"{settings.verb}: expected `-- train --config=...` at the end, found nothing after the flags; "
                       "add what is to run")
+    if settings.words[:1] == ("train",):
+        _check_training(settings)
+
+
+def _check_training(settings: Settings) -> None:
+    """Refuse what would let a run's work go with its machines, or hide from the launcher how it ended."""
+    if settings.flag("workdir") and not settings.workdir.startswith("gs://"):
+        raise Stop(2, f"--workdir: expected gs://BUCKET/FOLDER, found {settings.workdir!r}: the machines' own disks go "
+                      "with them; leave it out, or name one in a bucket")
+    code = settings.flag("preempted_exit_code")
+    if code not in ("", str(PREEMPTED)):
+        raise Stop(2, f"--preempted_exit_code: expected {PREEMPTED}, by which a launcher knows a run that is to go on, "
+                      f"found {code}; leave it out")
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line where argparse prints all flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the launcher."""
+        raise Stop(2, f"{message}; `--help` shows the flags")
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
     """The flags."""
     verbs = "\n".join(f"  {verb:7} {meaning}" for verb, meaning in VERBS.items())
-    parser = argparse.ArgumentParser(prog=f"python {program}", formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     description=f"verbs:\n{verbs}", allow_abbrev=False,
-                                     epilog="@FILE: flags from a file. After `--`: the words for lit-tune.")
+    parser = _Parser(prog=f"python {program}", formatter_class=argparse.RawDescriptionHelpFormatter,
+                     description=f"verbs:\n{verbs}", allow_abbrev=False,
+                     epilog="@FILE: flags from a file. After `--`: the words for lit-tune.")
     parser.add_argument("verb", choices=VERBS)
     add = parser.add_argument
     add("--name", default="", help="of the machines, the run's folder and everything else that is made")

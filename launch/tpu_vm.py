@@ -11,18 +11,19 @@ import re
 import shlex
 import sys
 import time
+from typing import Any
 
 import machines
 import planned
 import storage
-from commands import Answer, Commands, Stop, called, last, reason
-from settings import Settings, parse
+from commands import TRIES, Answer, Commands, Stop, called, last, reason
+from settings import ELSEWHERE, Settings, parse
 
 RUNTIMES = {"v4": "tpu-ubuntu2204-base", "v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5",
             "v6e": "v2-alpha-tpuv6e"}
 CORES_A_CHIP = {"v4": 2, "v5p": 2}  # what the number in the type counts; chips elsewhere
 CHIPS_ALONE = {"v5litepod": 8, "v6e": 8}  # largest slice that is one machine; else 4 chips a machine
-TRIES = 5  # of a question that the network lost, or a request that Google's side lost
+UNUSED = ("--image", "--reservation", "--machines", "--machine-type", "--max-hours")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -35,8 +36,9 @@ def count_of(tpu: str) -> int:
     kind, _, size = tpu.partition("-")
     if kind not in RUNTIMES or not size.isdigit() or int(size) < 1:
         examples = "v4-16, v5litepod-256, v5p-128 or v6e-256"
-        more = "; TPU7x is on GKE only: python launch/gke.py" if tpu.startswith("tpu7x") else ""
-        raise Stop(2, f"--tpu: expected an accelerator type such as {examples}, found {tpu!r}{more}; change it")
+        hints = {"tpu7x": "; TPU7x is on GKE only: python launch/gke.py", "v5e": f"; v5e is called v5litepod-{size}"}
+        raise Stop(2, f"--tpu: expected an accelerator type such as {examples}, found {tpu!r}{hints.get(kind, '')}; "
+                      "change it")
     chips = int(size) // CORES_A_CHIP.get(kind, 1)
     return 1 if chips <= CHIPS_ALONE.get(kind, 4) else chips // 4
 
@@ -72,6 +74,7 @@ class Slice:
         """
         self.settings, self.commands, self.assumed = settings, commands, assumed
         self.count = settings.slices * count_of(settings.tpu) if settings.tpu else 0
+        self.nodes: list[dict[str, Any]] = []  # as asked for, where it is there
         self.what = f"queued resource {settings.name} ({settings.tpu or 'TPU'} x {settings.slices}) in {settings.zone}"
 
     def words(self, verb: str, *more: str, name: bool = True) -> list[str]:
@@ -86,25 +89,34 @@ class Slice:
         Raises:
             Stop: the question got no answer, several times.
         """
-        for attempt in range(TRIES):
-            answer = self.commands.ask(self.words("describe", "--format=json(state)"),
-                                       assumed=json.dumps({"state": {"state": self.assumed}} if self.assumed else {}))
-            if answer.code == 0:
-                state = json.loads(answer.out or "{}").get("state", {})
-                why = state.get("failedData", {}).get("error", {}).get("message", "")
-                if state.get("state"):
-                    self._owe()
-                return state.get("state", ""), why
-            if reason(answer.error) == "absent":
-                self.commands.left.pop(self.what, None)
-                return "", ""
-            self.commands.say(f"asking about {self.settings.name} failed: {last(answer)}")
-            self.commands.back_off(attempt, self.settings.poll)
-        raise Stop(1, f"{self.what}: no answer from gcloud after {TRIES} tries; nothing was changed; see above")
+        answer = self.commands.insist(
+            self.words("describe", "--format=json(state,tpu)"), self.what, self.settings.poll, absent=True,
+            assumed=json.dumps({"state": {"state": self.assumed}} if self.assumed else {}))
+        told = json.loads(answer.out or "{}") if answer.code == 0 else {}
+        state, self.nodes = told.get("state", {}), told.get("tpu", {}).get("nodeSpec", [])
+        if state.get("state"):
+            self._owe()
+        elif answer.code != 0:
+            self.commands.left.pop(self.what, None)
+        return state.get("state", ""), state.get("failedData", {}).get("error", {}).get("message", "")
 
     def there(self) -> bool:
         """Whether its machines can be used."""
         return self.look()[0] == "ACTIVE"
+
+    def check(self) -> None:
+        """Refuse a slice of this name that is not the one of the flags, once it has been looked at.
+
+        Raises:
+            Stop: it has another type or number: it would be watched, deleted and made again as something else.
+        """
+        types = {node["node"]["acceleratorType"] for node in self.nodes if "acceleratorType" in node.get("node", {})}
+        parts = [part for node in self.nodes for part in node.values() if isinstance(part, dict)]
+        found = f"{', '.join(sorted(types))} x {sum(int(part.get('nodeCount', 0)) for part in parts) or 1}"
+        asked = f"{self.settings.tpu} x {self.settings.slices}"
+        if types and found != asked and not self.settings.force:
+            raise Stop(2, f"--tpu, --slices: expected {found}, which {self.settings.name} is, found {asked}; change "
+                          "them, delete it first (`down`), take another --name, or add --force")
 
     def make(self) -> None:
         """Create it, create it again where it failed or was taken away, wait until it is ACTIVE.
@@ -117,6 +129,7 @@ class Slice:
         end = time.monotonic() + patience
         while True:
             state, why = self.look()
+            self.check()
             if state != shown and state:
                 self.commands.say(f"{self.settings.name}: {state}")
             shown = state
@@ -180,8 +193,9 @@ class Slice:
             if answer.code == 0 or reason(answer.error) == "exists":
                 self.assumed = "ACTIVE"
                 return
-            self.commands.left.pop(self.what)
             kind = reason(answer.error)
+            if kind not in ("passing", "stockout"):  # these may have arrived all the same, and stay on the list
+                self.commands.left.pop(self.what, None)
             if kind == "quota":
                 raise Stop(1, self._over_quota(last(answer)))
             if kind not in ("passing", "stockout") or attempt + 1 == TRIES:
@@ -220,7 +234,8 @@ class Slice:
         """The words of that."""
         node = "all" if worker == "all" else "0"
         iap = ["--tunnel-through-iap"] if self.settings.iap else []
-        return self.words("ssh", f"--node={node}", f"--worker={worker}", *iap, f"--command={command}", "--quiet")
+        return self.words("ssh", f"--node={node}", f"--worker={worker}", *machines.SSH, *iap, f"--command={command}",
+                          "--quiet")
 
     def _delete(self) -> list[str]:
         """The words that delete it, machines included."""
@@ -242,11 +257,6 @@ def run(settings: Settings, commands: Commands) -> int:
     return VERBS[settings.verb](settings, commands)
 
 
-def _plan(settings: Settings, commands: Commands) -> int:
-    planned.tell(settings, commands)
-    return 0
-
-
 def _up(settings: Settings, commands: Commands) -> int:
     slice_ = Slice(settings, commands, assumed="")
     if slice_.look()[0] in ("", "FAILED", "SUSPENDED"):  # else all was agreed to before
@@ -254,8 +264,7 @@ def _up(settings: Settings, commands: Commands) -> int:
         storage.ensure_bucket(settings, commands)
     slice_.make()
     machines.bring(settings, commands, slice_, "tpu")
-    words = shlex.join(settings.words) or "train --config=..."
-    commands.say(f"ready; next: {shlex.join(settings.again('run'))} -- {words}")
+    commands.say(f"ready; next: {settings.again('run', shlex.join(settings.words) or 'train --config=...')}")
     return 0
 
 
@@ -263,11 +272,14 @@ def _run(settings: Settings, commands: Commands) -> int:
     slice_ = Slice(settings, commands)
     if not slice_.there():
         raise Stop(1, f"{slice_.what}: expected ACTIVE, found {slice_.look()[0] or 'nothing'}; call `up` or `resume`")
+    slice_.check()
     return _go(settings, commands, slice_)
 
 
 def _resume(settings: Settings, commands: Commands) -> int:
     slice_ = Slice(settings, commands, assumed="SUSPENDED")
+    if not slice_.look()[0]:
+        storage.confirm_new(settings, commands, slice_.what)
     slice_.make()
     return _go(settings, commands, slice_)
 
@@ -297,8 +309,7 @@ def _status(settings: Settings, commands: Commands) -> int:
             commands.say(f"process on {host}: {now}")
         if len(found) < slice_.count:
             commands.say(f"{slice_.count - len(found)} of {slice_.count} machines do not answer")
-    step = storage.newest_step(settings, commands)
-    commands.say(f"newest checkpoint: {f'step {step}' if step >= 0 else 'none'} in {settings.workdir}")
+    storage.tell_newest(settings, commands)
     return 0
 
 
@@ -311,14 +322,15 @@ def _down(settings: Settings, commands: Commands) -> int:
             commands.say("stopping the run: it saves and ends")
             slice_.ssh(f"{machines.WORKER} stop")
         slice_.remove()
-    commands.say(f"deleted: {slice_.what}" if state else f"there is no {slice_.what}")
+    commands.say(f"deleted: {slice_.what}" if state else f"there is no {slice_.what}; {ELSEWHERE}")
     commands.say(f"kept, and billed by what lies in it: {settings.bucket}; all of it goes with: "
                  f"gcloud storage rm --recursive {settings.bucket}")
     return 0
 
 
-VERBS = {"plan": _plan, "up": _up, "run": _run, "logs": _logs, "status": _status, "resume": _resume, "down": _down}
+VERBS = {"plan": planned.plan, "up": _up, "run": _run, "logs": _logs, "status": _status, "resume": _resume,
+         "down": _down}
 
 
 if __name__ == "__main__":
-    sys.exit(called("launch/tpu_vm.py", lambda: parse("launch/tpu_vm.py", sys.argv[1:]), run))
+    sys.exit(called("launch/tpu_vm.py", lambda: parse("launch/tpu_vm.py", sys.argv[1:], unused=UNUSED), run))

@@ -1,15 +1,23 @@
 """launch/cpu_vm.py against a recording stand-in for gcloud: machines that each do a part, and delete themselves."""
 
+import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import fake_cloud
 import pytest
+import range_server
+import shards_on_disk
 from fake_cloud import Cloud
 
+from lit_tune import flag_reading
+
 PLACE = ("--name=prep", "--project=my-project", "--zone=us-east5-b", "--bucket=gs://my-lit", "--machines=2", "--poll=0")
-CONVERT = ("--", "data", "convert", "gs://my-lit/raw/{i}/*.tar", "--out=gs://my-lit/small/{i}-of-{n}")
+CONVERT = ("--", "data", "convert", "gs://my-lit/raw/{i}/*.tar", "--to=tar", "--out=small/{i}-of-{n}")
 ALL = "prep-1,RUNNING\nprep-2,RUNNING\n"
 
 
@@ -45,14 +53,91 @@ def test_run_gives_every_machine_its_part_and_waits_for_the_last(cloud: Cloud) -
     for number in (1, 2):
         (start,) = [call for call in starts if f"prep-{number}" in call]
         remote = next(word for word in start if word.startswith("--command=")).removeprefix("--command=")
-        assert shlex.split(remote)[2:] == ["start", "data", "convert", f"gs://my-lit/raw/{number}/*.tar",
-                                           f"--out=gs://my-lit/small/{number}-of-2"]
+        assert shlex.split(remote)[2:] == ["start", "data", "convert", f"gs://my-lit/raw/{number}/*.tar", "--to=tar",
+                                           f"--out=small/{number}-of-2"]
+
+
+# What a job leaves on the machines' own disks, and where `copy` is told to bring it.
+LEFT = [
+    (CONVERT, "copy 'small/{i}-of-{n}' 'gs://my-lit/small/{i}-of-{n}'"),
+    (("--", "data", "convert", "gs://my-lit/raw/*.tar", "--to=tar", "--out", "small"), "copy small 'gs://my-lit/small/{i}'"),
+    (("--", "data", "index", "gs://my-lit/small/{i}/*.tar"), "copy .cache/lit_tune/index gs://my-lit/index"),
+]
+
+
+@pytest.mark.parametrize("words, keeps", LEFT)
+def test_what_lies_on_the_machines_is_said_with_the_line_that_keeps_it(
+        cloud: Cloud, words: tuple[str, ...], keeps: str) -> None:
+    flag_reading.read([word.replace("{i}", "1").replace("{n}", "2") for word in words[2:]], "data")  # lit-tune takes it
+    cloud.play(well([ALL], "ended 0", "ended 0"))
+    code, output = cloud.launch("cpu_vm.py", "run", *PLACE, *words)
+    assert code == 0, output
+    (line,) = [line.partition("to keep it: ")[2] for line in output.splitlines() if "to keep it: " in line]
+    assert line == f"python launch/cpu_vm.py run {shlex.join(PLACE)} -- {keeps}"
+    cloud.play(well([ALL], "ended 0", "ended 0"))
+    code, output = cloud.launch("cpu_vm.py", *shlex.split(line)[2:])
+    assert code == 0 and "to keep it" not in output, output
+    starts = [shlex.split(word.removeprefix("--command="))[2:] for call in cloud.calls("ssh") for word in call
+              if "worker.sh start" in word]
+    expected = [shlex.split(keeps.replace("{i}", str(i)).replace("{n}", "2")) for i in (1, 2)]
+    assert sorted(starts) == [["start", *words] for words in expected]
+
+
+@pytest.mark.parametrize("words, says", [
+    (("--", "data", "convert", "gs://b/*.tar", "--to=tar", "--out=lit/small/{i}"), False),
+    (("--", "data", "convert", "gs://b/*.tar", "--to=tar", "--out=other/{i}"), True),
+    (("--", "cache-text", "--config=quickstart"), True)])
+def test_nothing_is_said_of_what_lies_in_the_bucket(cloud: Cloud, words: tuple[str, ...], says: bool) -> None:
+    cloud.play(well([ALL], "ended 0", "ended 0"))
+    code, output = cloud.launch("cpu_vm.py", "run", *PLACE, "--mount=lit", *words)
+    assert code == 0 and ("own disks" in output) == says, output
+
+
+def test_the_index_of_shards_in_a_bucket_is_worth_as_much_on_another_machine(tmp_path: Path) -> None:
+    """What README.md does with `copy` and --fetch, with two caches on this machine and shards behind an address."""
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        shards_on_disk.shard(tmp_path / "shards" / f"{number}.tar", [number])
+    server = range_server.Server(tmp_path / "shards")
+    try:
+        made = [indexed(tmp_path / f"machine-{i}", f"{server.url}/{i}.tar") for i in range(2)]
+        for i in range(2):
+            shutil.copytree(tmp_path / f"machine-{i}" / "index", tmp_path / "run" / "index", dirs_exist_ok=True)
+        again = indexed(tmp_path / "run", f"{server.url}/{{0..1}}.tar")
+    finally:
+        server.close()
+    assert [one["read"] for one in made] == [1, 1] and (again["read"], again["shards"], again["pairs"]) == (0, 2, 2)
+
+
+def indexed(cache: Path, shards: str) -> dict:
+    """What `lit-tune data index` says, with a cache of its own."""
+    done = subprocess.run([sys.executable, "-m", "lit_tune.data", "index", shards, "--json", "--workers=1"],
+                          env=os.environ | {"LIT_TUNE_CACHE": str(cache)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_machines_that_are_gone_are_not_made_again_without_a_word(cloud: Cloud) -> None:
     cloud.play(well([ALL, "prep-1,RUNNING\n"], "running", "running"))
     code, output = cloud.launch("cpu_vm.py", "run", *PLACE, *CONVERT)
     assert code == 75 and "`resume`" in output and not cloud.calls("instances", "create"), output
+
+
+def test_resume_asks_before_it_makes_all_machines_again(cloud: Cloud) -> None:
+    cloud.play(well([""]))
+    code, output = cloud.launch("cpu_vm.py", "resume", *PLACE, *CONVERT)
+    assert code == 2 and "machine hours" in output and not cloud.calls("instances", "create"), output
+    cloud.play(well(["prep-1,RUNNING\n", "prep-1,RUNNING\n", ALL], "ended 0", "ended 0"))
+    code, output = cloud.launch("cpu_vm.py", "resume", *PLACE, *CONVERT)
+    assert code == 0 and len(cloud.calls("instances", "create")) == 1, output
+
+
+def test_status_and_down_of_nothing_say_so(cloud: Cloud) -> None:
+    cloud.play(well([""]))
+    code, output = cloud.launch("cpu_vm.py", "status", *PLACE)
+    assert code == 0 and "machines: none" in output and not cloud.calls("ssh"), output
+    code, output = cloud.launch("cpu_vm.py", "down", *PLACE)
+    assert code == 0 and "look at --name, --project and --zone" in output and "gs://my-lit" in output, output
 
 
 def test_quota_ends_it_and_names_what_is_there(cloud: Cloud) -> None:

@@ -73,8 +73,8 @@ def test_up_again_completes_without_a_plan_or_a_new_image(cloud: Cloud) -> None:
     assert len(cloud.calls("xpk", "cluster", "create")) == 1  # completes what an interrupted `up` left
 
 
-def test_tpu7x_is_not_planned_and_asks_for_force(cloud: Cloud) -> None:
-    unknown = {"code": 2, "error": "lit-tune plan: --topology tpu7x-16: expected a slice, found an unknown name"}
+def test_tpu7x_that_this_libtpu_cannot_plan_asks_for_force(cloud: Cloud) -> None:
+    unknown = {"code": 2, "error": "lit-tune plan: libtpu: expected one that compiles for TPU7x, found an unknown name"}
     cloud.play(well([""], [], **{"^lit-tune plan": [unknown]}))
     code, output = cloud.launch("gke.py", "up", *PLACE, "--tpu=tpu7x-16", "--yes", *TRAIN)
     assert code == 2 and "unknown name" in output and "--force" in output and not cloud.calls("xpk")
@@ -106,6 +106,15 @@ def test_run_makes_one_jobset_and_returns_when_it_is_complete(cloud: Cloud) -> N
     wanted = {"--max-restarts=7", "--restart-on-exit-codes=1,75", "--docker-image=us-docker.pkg.dev/p/r/lit-tune:1"}
     assert wanted <= set(create)
     assert "left, and billed" in output
+
+
+def test_resume_of_a_name_that_never_was_asks_first(cloud: Cloud) -> None:
+    cloud.play(well([""], ["", jobset("Completed")]))
+    code, output = cloud.launch("gke.py", "resume", *PLACE, IMAGE, *TRAIN)
+    assert code == 2 and "no checkpoint in gs://my-lit/runs/lit" in output and not cloud.calls("xpk"), output
+    cloud.play(well([""], ["", jobset("Completed")], **{"storage ls": [checkpoints(10)]}))
+    assert cloud.launch("gke.py", "resume", *PLACE, IMAGE, *TRAIN)[0] == 0
+    assert len(cloud.calls("xpk", "cluster", "create")) == 1
 
 
 def test_a_running_jobset_is_only_watched(cloud: Cloud) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import several
 import simulated
 import tiny
 
@@ -77,10 +78,15 @@ def test_every_process_is_told_its_place_and_the_flags_as_they_were(home: Path) 
         f"train --workdir={home / 'run'} --config.data.train=a b/*.tar --restarts=3\n")
 
 
-def test_one_that_fails_ends_the_others_even_a_deaf_one_is_not_left(home: Path) -> None:
-    process = start(home, "2", "exit 1,wait 75", LIT_TUNE_LOCAL_GRACE="1")
-    found, output = tiny.finish(process, 60)
-    assert found == 1 and "exit codes 1 75" in output, output
+@pytest.mark.parametrize("play, codes", [
+    ("exit 1,wait 75", "1 75"), ("wait 75,exit 1", "75 1"),
+    pytest.param("exit 1,deaf", "1 137", marks=pytest.mark.slow)])  # who does not hear SIGTERM has 30 s
+def test_one_that_fails_ends_the_others_even_a_deaf_one_is_not_left(home: Path, play: str, codes: str) -> None:
+    process = start(home, "2", play, LIT_TUNE_LOCAL_GRACE="1")
+    found, output = tiny.finish(process, 90)
+    assert found == 1 and f"exit codes {codes}" in output, output
+    told = {file.name: file.read_text() for file in home.glob("signals-*")}
+    assert told == {f"signals-{i}": "TERM\n" for i, one in enumerate(play.split(",")) if one.startswith("wait")}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -175,6 +181,14 @@ def process_id(workdir: Path, number: int, word: str = "") -> int:
     raise AssertionError(f"no process {number} of {workdir}")
 
 
+def back_at(home: Path, name: str, reached: int, process: subprocess.Popen, began: float) -> float:
+    """Seconds until a run trains beyond a step again, once its log has fallen back to a checkpoint."""
+    while several.newest(home, name) >= reached and several.newest(home, name) < several.STEPS:
+        assert time.monotonic() - began < 120 and process.poll() is None, "no restart was seen"
+        time.sleep(0.05)
+    return several.seconds_to_step(home, name, reached + 1, process, began)
+
+
 real_runs = pytest.mark.skipif(not (Path(sys.executable).parent / "lit-tune").exists() or not Path("/proc").is_dir(),
                                reason="the command is not installed, or this is not Linux")
 
@@ -207,12 +221,12 @@ def test_kill_9_of_one_of_two_ends_both_and_the_same_command_resumes_bitwise(
     code, output = tiny.finish(process, 150)
     assert code == 137 and "exit codes" in output, output
 
+    reached, kept = several.newest(straight, "killed"), tiny.kept(straight / "killed")  # nobody writes any more
     began = time.monotonic()
-    newest = max(line["step"] for line in tiny.lines(straight / "killed"))
     process = real(straight, "killed")
-    tiny.wait_for_step(straight / "killed", newest + 1, process)
-    recovery(time.monotonic() - began)
+    recovery(back_at(straight, "killed", reached, process, began))
     code, output = tiny.finish(process)
+    tiny.check_kept(straight / "killed", kept)
     assert code == 0 and "resumed" in output, output
     same_end(straight, "killed")
 
@@ -225,10 +239,12 @@ def test_kill_9_of_one_of_two_ends_both_and_the_same_command_resumes_bitwise(
 def test_restarts_bring_a_killed_process_and_its_peer_back(straight: Path, recovery: Callable[[float], None]) -> None:
     process = real(straight, "restarted", "--restarts=3")
     tiny.wait_for_step(straight / "restarted", 23, process, saved=10)
-    os.kill(process_id(straight / "restarted", 1, "--restarts=0"), signal.SIGKILL)  # the child of the supervisor
-    began, newest = time.monotonic(), max(line["step"] for line in tiny.lines(straight / "restarted"))
-    tiny.wait_for_step(straight / "restarted", newest + 1, process)
-    recovery(time.monotonic() - began)
+    victim = process_id(straight / "restarted", 1, "--restarts=0")  # the child of the supervisor
+    reached, kept = several.newest(straight, "restarted"), tiny.kept(straight / "restarted")
+    began = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    recovery(back_at(straight, "restarted", reached, process, began))
     code, output = tiny.finish(process)
+    tiny.check_kept(straight / "restarted", kept)
     assert code == 0 and "resumed" in output, output
     same_end(straight, "restarted")

@@ -149,6 +149,40 @@ def test_a_passing_fault_of_the_service_is_tried_again_and_a_refusal_is_not(clou
     assert code == 1 and creations(cloud) == 1 and "PERMISSION_DENIED" in output and "left, and billed" not in output
 
 
+@pytest.mark.parametrize("verb", ["up", "run", "resume"])
+@pytest.mark.parametrize("node, found", [
+    ({"node": {"acceleratorType": "v6e-8"}}, "v6e-8 x 1"),
+    ({"node": {"acceleratorType": "v6e-16"}, "multisliceParams": {"nodeCount": 2}}, "v6e-16 x 2")])
+def test_another_slice_of_this_name_is_refused_and_left_alone(cloud: Cloud, verb: str, node: dict, found: str) -> None:
+    there = json.dumps({"state": {"state": "ACTIVE"}, "tpu": {"nodeSpec": [node]}})
+    cloud.play(well([there]))
+    code, output = cloud.launch("tpu_vm.py", verb, *PLACE, "--yes", *TRAIN)
+    assert code == 2 and f"expected {found}" in output and "v6e-16 x 1" in output, output
+    assert not cloud.calls("ssh") and not cloud.calls("queued-resources", "delete") and creations(cloud) == 0
+    cloud.play(well([there, NO_SUCH]))
+    assert cloud.launch("tpu_vm.py", "down", *PLACE, "--yes")[0] == 0  # deletes it all the same
+    same = {"node": {"acceleratorType": "v6e-16"}}
+    cloud.play(well([json.dumps({"state": {"state": "ACTIVE"}, "tpu": {"nodeSpec": [same]}})]))
+    assert cloud.launch("tpu_vm.py", verb, *PLACE, *TRAIN)[0] == 0
+
+
+@pytest.mark.parametrize("lost", ["503 Service unavailable", STOCKOUT])
+def test_a_request_that_may_have_arrived_is_named_when_the_launcher_gives_up(cloud: Cloud, lost: str) -> None:
+    cloud.play(well([NO_SUCH], **{"queued-resources create": [{"code": 1, "error": lost}]}))
+    code, output = cloud.launch("tpu_vm.py", "up", *PLACE, "--yes", *TRAIN)
+    assert code == 1 and creations(cloud) == 5 and lost in output, output
+    assert "left, and billed" in output and "queued-resources delete lit" in output, output
+
+
+def test_the_code_goes_by_a_folder_of_this_user_that_is_removed(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE")], **{"storage ls .*code/": [{"code": 1, "error": "not found"}]}))
+    assert cloud.launch("tpu_vm.py", "up", *PLACE, *TRAIN)[0] == 0
+    (copy,) = cloud.calls("storage", "cp")
+    file = Path(copy[3])
+    assert copy[4] == f"gs://my-lit/code/{file.name}" and file.parent.parent == cloud.home
+    assert not file.parent.exists()
+
+
 def test_a_request_that_arrived_although_gcloud_failed_is_waited_for(cloud: Cloud) -> None:
     exists = {"code": 1, "error": "ERROR: ALREADY_EXISTS: lit already exists"}
     cloud.play(well([NO_SUCH, NO_SUCH, state("ACTIVE")], **{"queued-resources create": [exists]}))
@@ -310,9 +344,20 @@ def test_an_install_that_fails_is_tried_three_times(cloud: Cloud) -> None:
 
 
 def test_resume_makes_the_slice_again_without_a_new_plan(cloud: Cloud) -> None:
-    cloud.play(well([state("SUSPENDED"), NO_SUCH, NO_SUCH, state("ACTIVE")]))
+    cloud.play(well([state("SUSPENDED"), state("SUSPENDED"), NO_SUCH, NO_SUCH, state("ACTIVE")]))
     code, output = cloud.launch("tpu_vm.py", "resume", *PLACE, *TRAIN)
     assert code == 0 and creations(cloud) == 1 and not cloud.calls("lit-tune"), output
+
+
+def test_resume_of_a_name_that_never_was_asks_first(cloud: Cloud) -> None:
+    cloud.play(well([NO_SUCH]))
+    code, output = cloud.launch("tpu_vm.py", "resume", *PLACE, *TRAIN)
+    assert code == 2 and "no checkpoint in gs://my-lit/runs/lit" in output and creations(cloud) == 0, output
+    scenario = well([NO_SUCH, NO_SUCH, state("ACTIVE")])
+    cloud.play(scenario)
+    assert cloud.launch("tpu_vm.py", "resume", *PLACE, "--yes", *TRAIN)[0] == 0 and creations(cloud) == 1
+    cloud.play(scenario | {"storage ls .*checkpoints": [checkpoints(40)]})
+    assert cloud.launch("tpu_vm.py", "resume", *PLACE, *TRAIN)[0] == 0 and creations(cloud) == 1
 
 
 def test_down_stops_the_run_first_and_sees_that_the_slice_is_gone(cloud: Cloud) -> None:
@@ -347,6 +392,7 @@ def test_status_counts_the_machines_that_do_not_answer(cloud: Cloud) -> None:
 @pytest.mark.parametrize("words, expected", [
     (("up", *PLACE, "--tpu=v6e256"), "v6e-256"),
     (("up", *PLACE, "--tpu=tpu7x-16"), "launch/gke.py"),
+    (("up", *PLACE, "--tpu=v5e-256"), "v5litepod-256"),
     (("up", *PLACE, "--bucket=gs://my-lit/folder"), "nothing behind it"),
     (("up", *PLACE, "--name=Lit_1"), "lower-case"),
     (("up", *PLACE, "--queue-for=soon"), "24h"),
