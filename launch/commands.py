@@ -134,7 +134,11 @@ class Commands:
             return
         if not sys.stdin.isatty():
             raise Stop(2, f"{question} Expected a person or --yes, found neither; add --yes")
-        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        try:
+            answer = input(f"{question} [y/N] ")
+        except EOFError:  # Ctrl-D
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
             raise Stop(1, "nothing was done")
 
     def _printed(self, words: Sequence[str]) -> bool:

@@ -55,7 +55,8 @@ task() { # task FILE WORDS...: one process of the run; a final exit code is also
   set +m
   # shellcheck disable=SC2064 # the number is known now
   trap "kill -TERM $child 2>/dev/null || true" TERM INT
-  while kill -0 "$child" 2>/dev/null; do sleep 0.5 || true; done
+  # `wait` returns at once, for a signal too: who was ended because of this one's code must not be faster than its line.
+  while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
   wait "$child" || code=$?
   case $code in [2-5]) echo "$code" >>"$file" ;; esac
   exit "$code"
@@ -114,7 +115,9 @@ case $verb in
     lit-tune plan ${configs[@]+"${configs[@]}"} --topology="$topology"
     ;;
   up)
-    command -v sbatch srun lit-tune >/dev/null || fail 1 "expected sbatch, srun and lit-tune on the PATH; log in to the cluster, activate the environment"
+    for program in sbatch srun lit-tune; do
+      command -v "$program" >/dev/null || fail 1 "$program: expected on the PATH, found nothing; log in to the cluster, activate the environment"
+    done
     sinfo --summarize
     ;;
   run | resume)

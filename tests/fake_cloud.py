@@ -70,13 +70,13 @@ class Cloud:
         made = [call.split(WORD)[:-1] for call in (self.home / "calls").read_text().split(CALL)[:-1]]
         return [call for call in made if set(words) <= set(call)]
 
-    def start(self, program: str, *words: str, **variables: str) -> subprocess.Popen:
+    def start(self, program: str, *words: str, stdin: int = subprocess.DEVNULL, **variables: str) -> subprocess.Popen:
         """A started launcher, its output as text in `.stdout`."""
         interpreter = [sys.executable] if program.endswith(".py") else ["bash"]
         path = f"{self.home / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin"
         environment = {"PATH": path, "HOME": str(self.home), "TMPDIR": str(self.home), **variables}
         return subprocess.Popen([*interpreter, str(LAUNCH / program), *words], env=environment, text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                                stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def launch(self, program: str, *words: str, timeout: float = 60, **variables: str) -> tuple[int, str]:
         """(exit code, output) of a launcher."""

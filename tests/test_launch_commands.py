@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -142,6 +143,22 @@ def test_only_a_flag_that_lit_tune_has_too_may_stand_behind_the_dashes() -> None
     theirs = {f"--{flag_reading.spelled(field)}".replace("_", "-") for command in flags.COMMANDS.values()
               for field in dataclasses.fields(command)}
     assert set(evaluated("sorted(settings.OF_BOTH)", "settings")) == (ours & theirs) | {"--help"}
+
+
+@pytest.mark.parametrize("typed, deleted", [(b"y\n", 1), (b"n\n", 0), (b"\n", 0), (b"\x04", 0)])
+def test_only_a_yes_is_a_yes(cloud: Cloud, typed: bytes, deleted: int) -> None:
+    absent = {"code": 1, "error": "NOT_FOUND: no lit"}
+    cloud.play({"queued-resources describe": [json.dumps({"state": {"state": "ACTIVE"}}), absent]})
+    ours, theirs = os.openpty()
+    try:
+        process = cloud.start("tpu_vm.py", "down", *PLACE, stdin=theirs)
+        os.write(ours, typed)
+        output = process.communicate(timeout=60)[0]
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert process.returncode == (not deleted) and len(cloud.calls("queued-resources", "delete")) == deleted, output
+    assert ("nothing was done" in output) == (not deleted) and "Traceback" not in output, output
 
 
 TRAIN = ("--", "train", "--config=x")

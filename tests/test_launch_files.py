@@ -162,6 +162,14 @@ def test_slurm_submits_once_and_passes_words_as_they_were(slurm: Cloud) -> None:
     assert slurm.calls("scancel") == [["scancel", "--signal=TERM", "77"], ["scancel", "77"]]
 
 
+@pytest.mark.parametrize("absent", ["sbatch", "srun", "lit-tune"])
+def test_slurm_up_wants_every_program(slurm: Cloud, absent: str) -> None:
+    assert slurm.launch("slurm.sh", "up", "--name=lit")[0] == 0 and slurm.calls("sinfo")
+    (slurm.home / "bin" / absent).unlink()
+    code, output = slurm.launch("slurm.sh", "up", "--name=lit")
+    assert code == 1 and f"{absent}: expected on the PATH" in output and output.count("\n") == 1, output
+
+
 @pytest.mark.parametrize("code, again", [(0, False), (2, False), (5, False), (75, True), (137, True), (1, True)])
 def test_slurm_queues_again_what_a_restart_helps(slurm: Cloud, code: int, again: bool) -> None:
     slurm.play({"^srun": [{"code": code}]})
@@ -181,7 +189,7 @@ for i in 0 1; do SLURM_PROCID=$i "$@" & echo $! >"$HOME/task-$i"; done
 worst=0
 for i in 0 1; do
   wait -n || {
-    code=$?; ((code < worst)) || worst=$code
+    code=$?; ((code < worst)) || worst=$code; sleep 0.2
     kill -KILL -- -"$(cat "$HOME/task-0")" -"$(cat "$HOME/task-1")"
   }
 done 2>/dev/null
