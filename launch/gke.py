@@ -53,6 +53,14 @@ class Cluster:
             self.commands.left.pop(self.what, None)
         return found
 
+    def slices(self) -> int:
+        """How many slices the cluster has: xpk's node pools NAME-np-0, NAME-np-1 ..."""
+        answer = self.commands.insist(
+            ["gcloud", "container", "node-pools", "list", f"--cluster={self.settings.name}",
+             f"--project={self.settings.project}", f"--region={self.settings.region}", "--format=value(name)"],
+            self.what, self.settings.poll)
+        return sum(re.fullmatch(rf"{self.settings.name}-np-\d+", name) is not None for name in answer.out.split())
+
     def make(self) -> None:
         """Make the cluster and its node pools, or complete them.
 
@@ -193,7 +201,11 @@ def run(settings: Settings, commands: Commands) -> int:
 
 def _up(settings: Settings, commands: Commands) -> int:
     cluster = Cluster(settings, commands, assumed="")
-    if not cluster.status():
+    there = cluster.slices() if cluster.status() else 0
+    if there > settings.slices:
+        raise Stop(2, f"--slices: expected at least {there}, which the cluster {settings.name} has, found "
+                      f"{settings.slices}: xpk would delete the others; change it, or delete the cluster first (`down`)")
+    if there < settings.slices:  # else all was agreed to before
         planned.approve(settings, commands)
         storage.ensure_bucket(settings, commands)
     image(settings, commands)

@@ -92,6 +92,7 @@ UP = {"^lit-tune plan": ['{"fits": true, "topology": "v6e:4x4", "slices": 1, "ch
                          '"hbm_peak_gib": 14.3, "hbm_limit_gib": 31.25, "would_fit": [], "run_hours_low": 10.0, '
                          '"run_hours_high": 20.0, "cost_usd_low": null, "cost_usd_high": null}'],
       "queued-resources describe": [json.dumps({"state": {"state": "ACTIVE"}})], "clusters list": ["RUNNING"],
+      "node-pools list": ["lit-np-0"],
       "instances list": ["lit-1,RUNNING\n"], "buckets describe": ["US-EAST5"]}
 
 

@@ -67,10 +67,20 @@ def test_up_plans_builds_the_image_and_makes_the_cluster(cloud: Cloud) -> None:
 
 
 def test_up_again_completes_without_a_plan_or_a_new_image(cloud: Cloud) -> None:
-    cloud.play(well(["RUNNING"], []))
+    cloud.play(well(["RUNNING"], [], **{"node-pools list": ["default-pool\nlit-np-0\n"]}))
     code, output = cloud.launch("gke.py", "up", *PLACE, *TRAIN)
     assert code == 0 and not {"lit-tune", "docker"} & {call[0] for call in cloud.calls()}, output
     assert len(cloud.calls("xpk", "cluster", "create")) == 1  # completes what an interrupted `up` left
+
+
+@pytest.mark.parametrize("pools, slices, says", [
+    ("default-pool\nlit-np-0\n", 2, "Create 2 x v6e-16"), ("default-pool\n", 1, "Create 1 x v6e-16"),
+    ("lit-np-0\nlit-np-1\nother-np-2\n", 1, "expected at least 2")])
+def test_slices_that_a_cluster_lacks_are_asked_for_and_none_is_deleted(
+        cloud: Cloud, pools: str, slices: int, says: str) -> None:
+    cloud.play(well(["RUNNING"], [], **{"node-pools list": [pools]}))
+    code, output = cloud.launch("gke.py", "up", *PLACE, f"--slices={slices}", *TRAIN)
+    assert code == 2 and says in output and not cloud.calls("xpk"), output
 
 
 def test_tpu7x_that_this_libtpu_cannot_plan_asks_for_force(cloud: Cloud) -> None:
