@@ -204,7 +204,7 @@ def _up(settings: Settings, commands: Commands) -> int:
     there = cluster.slices() if cluster.status() else 0
     if there > settings.slices:
         raise Stop(2, f"--slices: expected at least {there}, which the cluster {settings.name} has, found "
-                      f"{settings.slices}: xpk would delete the others; change it, or delete the cluster first (`down`)")
+                      f"{settings.slices}: xpk would delete the others; change it, or call `down` first")
     if there < settings.slices:  # else all was agreed to before
         planned.approve(settings, commands)
         storage.ensure_bucket(settings, commands)

@@ -151,17 +151,20 @@ def _read(program: str, flags: Sequence[str], words: Sequence[str]) -> dict[str,
 
 def _joined(words: Sequence[str]) -> Iterator[str]:
     """The words for lit-tune: with the subcommand, and each flag that is read here in one word with its value."""
-    rest = iter(words)
+    rest = list(words)
     if words and words[0].startswith("-"):
         yield "train"
-    for word in rest:
+    while rest:
+        word = rest.pop(0)
         flag, equals, value = word.partition("=")
         if not re.fullmatch(READ_HERE, flag):
             yield word
             continue
         flag = flag if flag.startswith("--config") else f"--{flag[2:].replace('-', '_')}"
-        value = value if equals else next(rest, None)
-        yield flag if value is None else f"{flag}={value}"
+        if not equals and (not rest or rest[0].startswith("--")):
+            yield flag  # without a value, which lit-tune will say
+        else:
+            yield f"{flag}={value if equals else rest.pop(0)}"
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

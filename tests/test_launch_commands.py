@@ -133,6 +133,11 @@ def test_a_flag_and_its_value_may_be_two_words(cloud: Cloud) -> None:
     assert cloud.calls("plan")[0][2:4] == ["--config=x", "--config.a.b=a b"]
 
 
+def test_a_flag_without_its_value_takes_no_other_flag_for_it(cloud: Cloud) -> None:
+    words = ("--restarts", "--workdir", "gs://my-lit/mine", "--config")
+    assert started(cloud, *words)[1:4] == ["--restarts", "--workdir=gs://my-lit/mine", "--config"]
+
+
 @pytest.mark.parametrize("words", [("--restarts", "4"), ("--restarts=4",)])
 def test_restarts_behind_the_dashes_are_the_users(cloud: Cloud, words: tuple[str, ...]) -> None:
     assert started(cloud, "--config=x", "--workdir=gs://my-lit/mine", *words) == [
