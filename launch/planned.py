@@ -52,7 +52,8 @@ def tell(settings: Settings, commands: Commands) -> bool:
 
 def shown(found: dict[str, Any], now: datetime) -> list[str]:
     """The lines about a plan; the end is counted from `now`."""
-    memory = f"{found['hbm_peak_gib']} of {found['hbm_limit_gib']} GiB a chip"
+    unit = "chip" if found["devices"] == found["chips"] else "device"  # of TPU7x a chip has two
+    memory = f"{found['hbm_peak_gib']} of {found['hbm_limit_gib']} GiB a {unit}"
     slice_ = f"{found['topology']} x {found['slices']}, {found['chips']} chips on {found['hosts']} hosts"
     if not found["fits"]:
         changes = "; ".join(f"{one['change']} ({one['hbm_peak_gib']} GiB)" for one in found["would_fit"])

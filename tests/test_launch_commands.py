@@ -88,7 +88,7 @@ def test_checkpoints_that_cannot_be_looked_at_are_not_called_absent_without_a_wo
     assert "cannot be looked at: denied on projects/404123" in output, output
 
 
-UP = {"^lit-tune plan": ['{"fits": true, "topology": "v6e:4x4", "slices": 1, "chips": 16, "hosts": 4, '
+UP = {"^lit-tune plan": ['{"fits": true, "topology": "v6e:4x4", "slices": 1, "chips": 16, "devices": 16, "hosts": 4, '
                          '"hbm_peak_gib": 14.3, "hbm_limit_gib": 31.25, "would_fit": [], "run_hours_low": 10.0, '
                          '"run_hours_high": 20.0, "cost_usd_low": null, "cost_usd_high": null}'],
       "queued-resources describe": [json.dumps({"state": {"state": "ACTIVE"}})], "clusters list": ["RUNNING"],

@@ -15,7 +15,7 @@ from fake_cloud import Cloud
 PLACE = ("--name=lit", "--project=my-project", "--zone=us-east5-b", "--tpu=v6e-16", "--bucket=gs://my-lit", "--poll=0")
 TRAIN = ("--", "train", "--config=quickstart", "--config.data.train=gs://my-lit/a b/*.tar")
 HOSTS = 4  # of v6e-16
-PLAN = {"fits": True, "topology": "v6e:4x4", "slices": 1, "chips": 16, "hosts": 4, "hbm_peak_gib": 14.3,
+PLAN = {"fits": True, "topology": "v6e:4x4", "slices": 1, "chips": 16, "devices": 16, "hosts": 4, "hbm_peak_gib": 14.3,
         "hbm_limit_gib": 31.25, "would_fit": [], "run_hours_low": 10.0, "run_hours_high": 20.0, "cost_usd_low": 400.0,
         "cost_usd_high": 800.0, "price_date": "2026-11-25"}
 NO_SUCH = {"code": 1, "error": "ERROR: NOT_FOUND: Resource 'projects/p/queuedResources/lit' was not found"}
