@@ -167,11 +167,13 @@ def test_pairs_without_captions_end_the_run_at_once(home: Home, damaged: Path, h
     assert not home.lines(f"{damaged.name}-run"), "not one step was trained"
 
 
-@pytest.mark.faults(row=36, fault="a key twice in a shard, and in two shards", expected="each is a pair of its own")
+@pytest.mark.faults(row=36, fault="a key twice in a shard, and in two shards",
+                    expected="each is a pair of its own; those of one shard are counted")
 def test_equal_keys_are_pairs_of_their_own(home: Home, damaged: Path) -> None:
     own = members(0)
     shards_on_disk.write(damaged / "0.tar", own + own[:4])  # the first two pairs again at the end
     shards_on_disk.write(damaged / "1.tar", own)  # and all of them in another shard
     code, output = ended(home, damaged, total_steps=64)
     assert code == 0 and f"{SHARDS * EACH + 2} pairs from" in output, output
+    assert "2 repeated_key" in output, output
     assert not (home.folder / f"{damaged.name}-run" / "quarantine.jsonl").exists()

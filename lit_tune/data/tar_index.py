@@ -31,7 +31,7 @@ from lit_tune.errors import DataError, explain
 from lit_tune.paths import cache_dir
 
 MAGIC = b"LTINDEX\0"
-VERSION = 2
+VERSION = 3
 SUFFIXES = ("webp", "jpg", "jpeg", "png")  # of pictures, the winning one first
 COUNTS = (  # why something is not in the index, or is in it but odd; the order is part of the format
     "no_image",  # groups without a picture
@@ -42,6 +42,7 @@ COUNTS = (  # why something is not in the index, or is in it but odd; the order 
     "not_utf8",  # captions with bytes that became U+FFFD (the pair stays)
     "short_caption",  # captions under 2 bytes (in the index; replaced when their turn comes)
     "long_caption",  # captions cut at 64 KiB (the pair stays)
+    "repeated_key",  # pairs whose key an earlier pair of the shard has (each stays a pair of its own)
     "no_end_marker",  # 1: the two closing blocks of zeros are missing
 )
 MAX_JSON = 16 << 20  # bytes; a longer .json member is not parsed
@@ -257,6 +258,7 @@ def scan(path: Location, caption_member: str = "txt") -> Index:
                 damage = str(found)
             # What was complete when the tar broke off is still a pair; `problem` tells the caller about the rest.
             builder.finish_group()
+            builder.counts["repeated_key"] = len(builder.keys) - len(set(builder.keys))
             sha256 = reader.digest().hex()
     except OSError as error:
         raise _unreadable(path, error) from error
