@@ -102,8 +102,16 @@ while (($#)); do
   esac
   shift
 done
+for flag in ${flags[@]+"${flags[@]}"}; do
+  [ "$flag" != --dry-run ] || fail 2 "--dry-run: expected with the launchers in Python, found here, where there is none; nothing was done"
+  case $verb in run | resume) ;; *) fail 2 "$flag: expected with run and resume only, which hand it to sbatch, found with $verb; leave it out" ;; esac
+done
 [[ $name =~ ^[A-Za-z0-9_.-]+$ ]] || fail 2 "--name: expected letters, digits, - _ ., found '$name'; add --name=NAME"
 for word in ${words[@]+"${words[@]}"}; do case $word in --workdir=*) workdir=${word#*=} ;; esac done
+
+case $verb in run | resume | status | logs | down)
+  command -v squeue >/dev/null || fail 1 "squeue: expected on the PATH, found nothing; log in to the cluster" ;;
+esac
 
 mine() { squeue --me --noheader --name="$name" --format=%i | head -n 1; }
 

@@ -110,6 +110,9 @@ def test_a_folder_of_another_command_is_refused(tmp_path):
     (tmp_path / "mine" / "notes").write_text("x")
     with pytest.raises(ConfigError, match="other files"):
         run(*arguments[:2], tmp_path / "mine")
+    for place in ("list.txt", "list.txt/deeper"):
+        with pytest.raises(ConfigError, match="a folder that can be made"):
+            run(*arguments[:2], tmp_path / place)
     with pytest.raises(ConfigError, match="folder of pictures"):
         (tmp_path / "mine" / "captions.csv").write_text("")
         run(tmp_path / "mine", arguments[1], tmp_path / "new")

@@ -37,7 +37,7 @@ WANTED = {
     "missing_json.tar": (12, {}, ""),
     "bad_json.tar": (12, {"bad_json": 2}, ""),
     "captions.tar": (12, {"not_utf8": 2, "short_caption": 4, "long_caption": 1}, ""),
-    "duplicate_key_same_tar.tar": (4, {}, ""),
+    "duplicate_key_same_tar.tar": (4, {"repeated_key": 1}, ""),
     "duplicate_key_a.tar": (2, {}, ""),
     "duplicate_key_b.tar": (2, {}, ""),
     "images_then_texts.tar": (0, {"no_caption": 12, "no_image": 24}, ""),

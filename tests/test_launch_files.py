@@ -162,6 +162,15 @@ def test_slurm_submits_once_and_passes_words_as_they_were(slurm: Cloud) -> None:
     assert slurm.calls("scancel") == [["scancel", "--signal=TERM", "77"], ["scancel", "77"]]
 
 
+@pytest.mark.parametrize("verb, flag", [("down", "--dry-run"), ("down", "--nodes=2"), ("run", "--dry-run"),
+                                        ("status", "-n")])
+def test_slurm_does_nothing_where_a_flag_means_nothing(slurm: Cloud, verb: str, flag: str) -> None:
+    slurm.play({"^squeue": ["77\n"]})
+    code, output = slurm.launch("slurm.sh", verb, "--name=lit", flag, "--", f"--workdir={slurm.home}/r")
+    assert code == 2 and flag in output and output.count("\n") == 1, output
+    assert not slurm.calls("scancel") and not slurm.calls("sbatch")
+
+
 @pytest.mark.parametrize("absent", ["sbatch", "srun", "lit-tune"])
 def test_slurm_up_wants_every_program(slurm: Cloud, absent: str) -> None:
     assert slurm.launch("slurm.sh", "up", "--name=lit")[0] == 0 and slurm.calls("sinfo")

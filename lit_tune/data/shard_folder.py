@@ -54,7 +54,10 @@ class ShardFolder:
         Raises:
             ConfigError: it is in use, or holds other things or shards of another plan.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refused("a folder that can be made", error.strerror, "name another one") from error
         try:
             with filelock.FileLock(self.folder / ".lock", timeout=0):
                 self._begin(plan)
