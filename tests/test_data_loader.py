@@ -15,7 +15,7 @@ from PIL import Image
 
 from lit_tune import device_resize
 from lit_tune.configs import common
-from lit_tune.data import captions, order, sources, tar_index, transforms
+from lit_tune.data import captions, order, sources, transforms
 from lit_tune.data.examples import TRIES, HostBatches, PictureCache, Recipe
 from lit_tune.data.loader import Batches, own_rows
 from lit_tune.data.order import PlainOrder
@@ -432,4 +432,3 @@ def test_a_vanished_shard_ends_the_run(config, tmp_path):
     with (Batches(source, Words(), planned, config, make_mesh(1)) as batches,
           pytest.raises(DataError, match="no such file")):
         next(batches)
-    assert tar_index.VERSION == 2
