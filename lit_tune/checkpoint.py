@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from lit_tune import tree
-from lit_tune.distributed import library_versions, on_process_0
+from lit_tune.distributed import barrier, library_versions, on_process_0
 from lit_tune.errors import CheckpointError, NumbersError, explain
 from lit_tune.files import is_remote
 from lit_tune.finite import not_finite
@@ -75,6 +75,8 @@ class Checkpointer:
             read_only=read_only, create=not read_only, save_root_metadata=False, enable_async_checkpointing=True
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
+        if not read_only:  # it looks at every step's folder; only then may process 0 set a damaged one aside
+            barrier("checkpoints are open")
         self.saved_step = self.latest() or 0
 
     def save(self, step: int, state: Tree, meta: Mapping[str, Any]) -> bool:
