@@ -52,7 +52,7 @@ def average(a: Source, b: Source, alpha: float, name: str) -> Source:
     """
     _check_same(a, b)
     params = between(jax.device_get(a.vision.params), jax.device_get(b.vision.params), alpha)
-    told = f"{1 - alpha:g} x {a.name} + {alpha:g} x {b.name}"
+    told = f"{1 - alpha:g} x {_called(a)} + {alpha:g} x {_called(b)}"
     page = {key: value for key, value in a.vision.description.items() if key not in ("source", "weights")}
     page["source"] = {"from": "lit-tune average", "weights": told}
     facts: dict[str, Any] = {"kind": "average", "vision": page["source"], "alpha": alpha,
@@ -98,6 +98,11 @@ def _check_same(a: Source, b: Source) -> None:
 def _text_facts(page: Mapping[str, Any]) -> dict[str, Any]:
     """What a text tower's description says about its vectors; its paths may differ."""
     return {"family": page["family"], "spec": page["spec"], **{key: page["text"][key] for key in TEXT_FACTS}}
+
+
+def _called(one: Source) -> str:
+    """A source as on the command line: of a run with the step."""
+    return f"{one.name}@{one.facts['step']}" if one.facts["kind"] == "run" else one.name
 
 
 def _origin(one: Source) -> dict[str, Any]:

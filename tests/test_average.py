@@ -63,10 +63,13 @@ def test_negative_zeros_of_an_end_stay_negative() -> None:
     assert between(2.0, 4.0, 0.25) == 2.5
 
 
-def test_averages_of_averages_and_exports_of_them(runs: SimpleNamespace, tmp_path: Path) -> None:
+def test_averages_of_averages_and_exports_of_them(
+    runs: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second, timm = (tmp_path / name for name in ("first", "second", "timm"))
     assert average(runs.root / "a", runs.root / "b", f"--out={first}") == 0
     assert average(first, runs.root / "a@2", "--alpha=0.5", f"--out={second}") == 0
+    assert "average   0.5 x first + 0.5 x a@2\n" in capsys.readouterr().out
     assert cli.main(["export", f"--model={second}", "--format=timm", f"--out={timm}"]) == 0
     images = [picture(i) for i in range(3)]
     np.testing.assert_allclose(lit_tune.load(timm).embed_images(images), lit_tune.load(second).embed_images(images),

@@ -8,7 +8,7 @@ from lit_tune.evals.aggregate import main
 from lit_tune.evals.results import Result
 
 _SUFFIX = re.compile(r"_(chance|low|high|floor_\w+|ceiling_\w+)$")
-_NO_RATE = re.compile(r"^(modality_gap(_centred)?|mixed_queries|equal_captions|count_\w+|linear_probe_C)$")
+_NO_RATE = re.compile(r"^(modality_gap(_centred)?|mixed_queries|equal_captions|count_\w+|linear_probe_(C|converged))$")
 _WORDS = {"image_retrieval": "text to image", "text_retrieval": "image to text"}
 _TITLES = {"mean_average_precision": "mAP", "mixed_same_modality@10": "same kind in 10"}
 # short enough that a table with all of them stays under 100 characters
