@@ -46,7 +46,7 @@ def test_the_weights_lie_between_by_the_formula(runs: SimpleNamespace, tmp_path:
     proof = json.loads((out / "proof.json").read_text())
     assert proof["source"]["alpha"] == 0.3 and proof["frozen_text"]["unchanged"]
     assert [one["params_sha256"] for one in proof["source"]["of"]] == [tree.digest(runs.a), tree.digest(runs.b)]
-    assert "0.7 x a + 0.3 x b" in (out / "README.md").read_text()
+    assert "0.7 x a@3 + 0.3 x b@5" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("alpha", [0, 1])
