@@ -21,12 +21,12 @@ def plan(config: ConfigDict, n: int, slice_: Slice, *, compare: bool) -> Figures
 
     Args:
         config: which loss, and its dtype of the text rows.
-        n: pairs, over all chips.
+        n: pairs, over all devices.
         slice_: TPUs.
         compare: compile open_clip's form of the softmax too.
 
     Raises:
-        ConfigError: n does not divide over the chips.
+        ConfigError: n does not divide over the devices.
     """
     mesh = sharding.make_mesh(config.mesh, libtpu.devices(slice_))
     across = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -35,11 +35,11 @@ def plan(config: ConfigDict, n: int, slice_: Slice, *, compare: bool) -> Figures
             "--n", expected=f"a multiple of {across} (devices that share the batch)", found=n,
             do=f"use {max(1, n // across) * across}"))
     width = config.vision.embed_dim or config.vision.width
-    found = {"part": "loss", "loss": config.loss.name, "n": n, "rows_per_chip": n // across, "width": width,
+    found = {"part": "loss", "loss": config.loss.name, "n": n, "rows_per_device": n // across, "width": width,
              "topology": slice_.topology, "slices": slice_.slices, "chips": slice_.chips,
-             "libtpu": libtpu.version(), "jax": jax.__version__, "price_date": None}
+             "devices": slice_.devices, "libtpu": libtpu.version(), "jax": jax.__version__, "price_date": None}
     ours = _figures(compile_loss(config, ours_of(config, mesh), n, mesh), slice_)
-    # two products of (n_local, d) with (d, n) and the gradient's: the least that a chip can do
+    # two products of (n_local, d) with (d, n) and the gradient's: the least that a device can do
     ideal = 4.0 * (n // across) * n * width / slice_.chip.peak
     found |= ours | {"products_at_peak_ms": 1e3 * ideal, "open_clip": None}
     if compare:
@@ -103,7 +103,8 @@ def _figures(compiled: Compiled, slice_: Slice) -> Figures:
 def show(found: Figures) -> list[str]:
     """The lines for people."""
     lines = [f"{found['loss']} loss alone, {found['n']:,} pairs of {found['width']} numbers on {found['topology']} "
-             f"({found['chips']} chips, {found['rows_per_chip']:,} rows each); value and gradient of pictures' rows",
+             f"({found['devices']} devices, {found['rows_per_device']:,} rows each); value and gradient of pictures' "
+             "rows",
              ""]
     forms = {"ours": found} | ({"open_clip": found["open_clip"]} if found["open_clip"] else {})
     rows = [("", "ms, compiler", "ms with exchanges", "peak GiB", "temporaries GiB", "compiled in s")]
@@ -116,7 +117,7 @@ def show(found: Figures) -> list[str]:
         sizes = ["-" if form[key] is None else f"{form[key]:.3f}" for key in ("hbm_peak_gib", "hbm_temporaries_gib")]
         rows.append((name, compiler, whole, *sizes, f"{form['compile_s']:.0f}"))
     lines += page.table(rows, right=range(1, 6))
-    lines.append(f"products at the chip's peak: {found['products_at_peak_ms']:.3g} ms")
+    lines.append(f"products at the device's peak: {found['products_at_peak_ms']:.3g} ms")
     if "open_clip_cycles_ratio_low" in found:
         ratio = page.spread(found["open_clip_cycles_ratio_low"], found["open_clip_cycles_ratio_high"], ".2f")
         lines.append(f"open_clip's form takes {ratio} times the cycles and "
