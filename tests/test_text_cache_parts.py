@@ -181,8 +181,8 @@ def test_a_config_names_a_cache_and_a_stale_one_is_refused(tmp_path: Path) -> No
     assert open_existing(folder, want, "text.cache").unique == 3
     for other, says in (
         (identity(Source(SETS), Encoder("w1"), "float32"), "expected tower weights_sha256 'w1', found 'w0'"),
-        (identity(Source(SETS, "f1"), Encoder(), "float32"), "expected data fingerprint 'f1', found 'f0'; it was made from shards/.*; "
-         "take the same data, --max_samples and --allow_missing"),
+        (identity(Source(SETS, "f1"), Encoder(), "float32"), "expected data fingerprint 'f1', found 'f0'; "
+         "it was made from shards/.*; take the same data, --max_samples and --allow_missing"),
         (identity(Source([("x",), *SETS[1:]]), Encoder(), "float32"), "expected data first_captions_sha256"),
         (identity(Source(SETS), Encoder(), "int8"), "expected dtype 'int8', found 'float32'"),
     ):
