@@ -1,4 +1,4 @@
-"""Weights between two image towers, beside the frozen text tower that both were trained against.
+"""Weights between two image towers, beside the frozen text tower, or in the space of the text vectors, of both.
 
 Two runs from one start, or a fine-tuned tower and what it was tuned from, often lie in one basin of the loss: a point
 between their weights then keeps the skills of both. Source: Wortsman et al., Robust fine-tuning of zero-shot models
@@ -6,7 +6,6 @@ between their weights then keeps the skills of both. Source: Wortsman et al., Ro
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 
 from lit_tune import tower, tree
+from lit_tune.description import ALIGNED
 from lit_tune.errors import ConfigError, explain
 from lit_tune.exports import source as sources
 from lit_tune.exports.parts import Source
@@ -43,7 +43,8 @@ def average(a: Source, b: Source, alpha: float, name: str) -> Source:
     """(1 - alpha) A + alpha B of the image towers and of the temperature; 0 and 1 give the bits of A and of B.
 
     Args:
-        a, b: of one architecture and one preparation of pictures, beside one frozen text tower.
+        a, b: of one architecture and one preparation of pictures, beside one frozen text tower or trained against the
+            same text vectors from outside.
         alpha: share of B, in [0, 1].
         name: of the new model.
 
@@ -84,20 +85,34 @@ def _check_same(a: Source, b: Source) -> None:
     """Refuse towers between whose weights there is nothing."""
     pairs = {"image towers": [{key: one.vision.description[key] for key in ("family", "spec", "preprocess")}
                               for one in (a, b)],
-             "text towers": [_text_facts(one.text.description) for one in (a, b)]}  # fmt: skip
+             "texts": [_text_facts(one) for one in (a, b)]}  # fmt: skip
     for what, (ours, theirs) in pairs.items():
         found = [f"{key} {short(one)}, {short(other)}" for key, (one, other) in changed(ours, theirs).items()]
         if found:
             more = f" and {len(found) - 4} more" if len(found) > 4 else ""
             raise ConfigError(explain(f"average of {a.name} and {b.name}", expected=f"{what} that are the same",
-                                      found="; ".join(found[:4]) + more, do="take two of one config and text tower"))
+                                      found="; ".join(found[:4]) + more,
+                                      do="take two of one config, and of one text tower or file of text vectors"))
     shapes = [{name: leaf.shape for name, leaf in tree.flatten(one.vision.params).items()} for one in (a, b)]
     assert shapes[0] == shapes[1], "the same spec gives the same arrays"
 
 
-def _text_facts(page: Mapping[str, Any]) -> dict[str, Any]:
-    """What a text tower's description says about its vectors; its paths may differ."""
-    return {"family": page["family"], "spec": page["spec"], **{key: page["text"][key] for key in TEXT_FACTS}}
+def _text_facts(one: Source) -> dict[str, Any]:
+    """What decides the text vectors of a source: its tower but for its paths, or whose vectors came from outside.
+
+    Raises:
+        ConfigError: nothing is known of its texts.
+    """
+    if one.text is None:
+        if ALIGNED not in one.vision.description:
+            raise ConfigError(explain(
+                f"average with {one.name}", found="an image tower alone",
+                expected="a text tower, or a record of the text vectors it was trained against",
+                do="add its text tower: lit-tune import --from=... --weights=... --out=THAT_FOLDER"))
+        return {"from": "vectors", **one.vision.description[ALIGNED]}
+    page = one.text.description
+    facts = {"from": "text tower", "family": page["family"], "spec": page["spec"]}
+    return facts | {key: page["text"][key] for key in TEXT_FACTS}
 
 
 def _called(one: Source) -> str:

@@ -2,7 +2,9 @@
 
 Architecture, eps of each norm, pooling, preprocessing or prefix, normalisation. Every checkpoint, import and export has
 it, and nothing is guessed from shapes. In a folder `vision_tower.json` and `text_tower.json` also say which file holds
-the weights, in whose layout, and its digest: so every kind of folder is read by the same few lines.
+the weights, in whose layout, and its digest: so every kind of folder is read by the same few lines. A folder with an
+image tower alone has no text_tower.json; where that tower was trained against vectors of a text model that was never
+here, `aligned_to` in vision_tower.json says which.
 """
 
 import dataclasses
@@ -33,6 +35,7 @@ PREPROCESS = {  # keys of a vision description's "preprocess" -> what its values
     "mean": "three numbers",
     "std": "three numbers",
 }
+ALIGNED = "aligned_to"  # of a vision description: digest of the text vectors, or facts of the tower that made them
 TEXT_KEYS = ("prefix", "max_length", "tokenizer", "normalize", "weights_sha256", "name")
 
 
@@ -67,6 +70,28 @@ def of_run(config: ConfigDict) -> dict[str, Any]:
     return vision_description(two_towers.vision_spec(config), preprocess_of(config))
 
 
+def aligned_to_vectors(page: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of a vision tower that was trained against text vectors brought from outside.
+
+    Args:
+        page: a vision description.
+        made: what the vectors were made with, as the text cache has it: `vectors_sha256` of the file, or the
+            fingerprint of the text tower. How its rows were matched with the pairs says nothing about their space.
+    """
+    return {**page, ALIGNED: {key: value for key, value in made.items() if key != "match"}}
+
+
+def no_text_tower(dim: int) -> ConfigError:
+    """The error for texts where only vectors of some text model were ever brought.
+
+    Args:
+        dim: width of the vectors.
+    """
+    return ConfigError(explain(
+        "texts", expected="a text tower", found=f"vectors of {dim} numbers of a model brought from outside, without it",
+        do="embed texts with the model that made the vectors; pictures need none"))
+
+
 def validate(page: Any, where: str) -> dict[str, Any]:
     """The description itself, once it is known to be whole.
 
@@ -94,6 +119,9 @@ def validate(page: Any, where: str) -> dict[str, Any]:
         if isinstance(allowed, tuple) and page[part][key] not in allowed:
             expected = " or ".join(allowed)
             raise ConfigError(explain(f"{where}: {key}", expected=expected, found=page[part][key], do="correct it"))
+    if ALIGNED in page and not isinstance(page[ALIGNED], dict):
+        raise ConfigError(explain(f"{where}: {ALIGNED}", expected="an object", found=type(page[ALIGNED]).__name__,
+                                  do="restore the file"))
     return page
 
 

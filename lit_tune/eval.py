@@ -8,6 +8,7 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -83,11 +84,15 @@ def evaluate_run(flags: EvalFlags) -> tuple[dict[str, float], list[Result]]:
     others.check_mteb(model, foreign)
     mesh = sharding.make_mesh(config_lib.load("finetune").mesh)  # whatever devices are here, not those of the run
     train = _training_pairs(config) if config.eval.sets else None
-    evaluations = training.prepare(config, mesh, model.text, train, named, _asked(config, flags))
-    params = jax.device_put(sets.weights_to_evaluate(state), sharding.replicated(mesh))
     folder = Path(flags.out).expanduser() if flags.out else pages.folder_of(workdir, step)
-    metrics, results, shown = training.evaluate(evaluations, config, params, workdir, step, options=_options(flags),
-                                                folder=folder, restart=flags.restart)
+    metrics: dict[str, float] = {}
+    results: list[Result] = []
+    shown: list[Any] = []
+    if config.eval.sets or named:  # MTEB's tasks of pictures alone need no text tower
+        evaluations = training.prepare(config, mesh, model.text, train, named, _asked(config, flags))
+        params = jax.device_put(sets.weights_to_evaluate(state), sharding.replicated(mesh))
+        metrics, results, shown = training.evaluate(evaluations, config, params, workdir, step, folder=folder,
+                                                    options=_options(flags), restart=flags.restart)
     results += others.run_mteb(model, foreign, folder, systems.name_of(workdir), _prompt(flags.prompt))
     metrics |= pages.metrics_of(results)
     if distributed.process_index() == 0:
@@ -109,10 +114,11 @@ def evaluate_model(flags: EvalFlags) -> tuple[dict[str, float], list[Result]]:
     model, name = tower.load(flags.model), systems.name_of(flags.model)
     config, named, foreign = _chosen(config_lib.load("finetune").copy_and_resolve_references(), flags)
     others.check_mteb(model, foreign)
-    found = preparing.prepare(named, _asked(config, flags))
     results: list[Result] = []
-    if found:
+    if named:
+        # the system first: a model without a text tower is refused before any data is read
         system = systems.of_model(model, sharding.make_mesh(config.mesh), config.eval.batch, name)
+        found = preparing.prepare(named, _asked(config, flags))
         results = tasks.run(found, system, _options(flags), folder, restart=flags.restart)
         if distributed.process_index() == 0:
             pages.write_model_page(folder, name, system.settings)
@@ -142,7 +148,7 @@ def _chosen(own: ConfigDict, flags: EvalFlags) -> tuple[ConfigDict, tuple[str, .
     if not typed:
         raise errors.ConfigError(errors.explain(
             "--tasks", expected="imagenet, ... or NAME=shards or folder", found="none",
-            do=("its config has no eval.sets" if flags.workdir else "an export has no sets of its own") + ": name one"))
+            do="an export has no sets of its own: name one"))
     if _otherwise(flags):  # sets are asked as tasks are: without pixel floors
         typed, entries = tuple(entries[name] if name in entries else name for name in typed), {}
     known = tuple(entries[name] for name in typed if name in entries) if flags.tasks else tuple(entries.values())

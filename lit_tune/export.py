@@ -53,9 +53,12 @@ def report(proof: dict[str, Any], out: Path) -> list[str]:
         who = ", ".join(f"{c['who']} {c['max_difference']:.1e}" for c in one["checked_by"])
         lines.append(f"proved    {one['what']} ({one['file']}): largest difference {who}")
         lines += [f"          not asked: {name}, {why}" for name, why in one["not_asked"].items()]
-    frozen = proof["frozen_text"]
-    how = "unchanged" if frozen["unchanged"] else "compared by their vectors only"
-    lines.append(f"text      frozen weights {how}, sha256 {frozen['params_sha256_before'][:16]}...")
+    if "frozen_text" in proof:
+        frozen = proof["frozen_text"]
+        how = "unchanged" if frozen["unchanged"] else "compared by their vectors only"
+        lines.append(f"text      frozen weights {how}, sha256 {frozen['params_sha256_before'][:16]}...")
+    else:
+        lines.append(f"text      none: {card.whose_space(proof)}")
     commands = card.commands(out, proof)
     return lines + [f"{'next' if i == 0 else '':<10}{command}" for i, command in enumerate(commands)]
 

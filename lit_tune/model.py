@@ -15,7 +15,7 @@ from PIL import Image
 
 from lit_tune.data import transforms
 from lit_tune.data.sample import BadSample
-from lit_tune.description import vision_tower
+from lit_tune.description import ALIGNED, no_text_tower, vision_tower
 from lit_tune.errors import ConfigError, DataError, explain
 from lit_tune.models import two_towers
 from lit_tune.text.encode import TextEncoder
@@ -130,8 +130,8 @@ class Model:
     Args:
         vision: the image side; None for a folder that holds a text tower only.
         text: makes the text side; called at the first text, so that pictures can be embedded without its weights. None
-            for a folder that holds an image tower only.
-        prompt: the text tower's own prefix.
+            for an image tower alone.
+        prompt: the text tower's own prefix; "" where there is none.
 
     Attributes:
         prompt: what `embed_texts` puts before every text unless told otherwise. Pictures were aligned to texts with
@@ -145,7 +145,8 @@ class Model:
 
     def __repr__(self) -> str:
         picture = "no image tower" if self._vision is None else "image_size={}x{}".format(*self.image_size)
-        return f"Model({picture}, dim={self.dim}, prompt={self.prompt!r})"
+        texts = f"prompt={self.prompt!r}" if self.has_text else "no text tower"
+        return f"Model({picture}, dim={self.dim}, {texts})"
 
     @property
     def dim(self) -> int:
@@ -176,7 +177,8 @@ class Model:
             ConfigError: this model has none, or one of another width.
         """
         if self._text is None:
-            raise _lacks("a text")
+            aligned = self._vision is not None and ALIGNED in self._vision.description
+            raise no_text_tower(self.dim) if aligned else _lacks("a text")
         encoder = self._text()
         if self._vision is not None and encoder.dim != self._vision.dim:
             raise ConfigError(
@@ -227,6 +229,9 @@ class Model:
         Args:
             texts: without prefix.
             prompt: put before each; None takes the tower's own (`self.prompt`).
+
+        Raises:
+            ConfigError: this model has no text tower.
         """
         return self.text.encode(texts, prompt)
 

@@ -314,8 +314,8 @@ def _refuse(what: str, changes: dict[str, str], file: Any, do: str) -> None:
 
 
 def short(value: Any) -> str:
-    """A value for a message."""
-    text = json.dumps(value)
+    """A value for a message, ABSENT among them."""
+    text = "absent" if value is ABSENT else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

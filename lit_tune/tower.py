@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from lit_tune import config as configs
 from lit_tune.checkpoint import Checkpointer
 from lit_tune.convert import described, onnx_session
-from lit_tune.description import TEXT_FILE, VISION_FILE, of_run, read_description, vision_tower
+from lit_tune.description import TEXT_FILE, VISION_FILE, aligned_to_vectors, of_run, read_description, vision_tower
 from lit_tune.errors import CheckpointError, ConfigError, explain
 from lit_tune.model import Model, VisionEncoder
 from lit_tune.step_folders import say
@@ -55,6 +55,9 @@ def of_state(folder: Path, state: Tree, meta: Mapping[str, Any]) -> Model:
     """The model of a run's state; the running average of the weights where the run keeps one."""
     config = configs.from_json((folder / "config.json").read_text())
     params = averaged(state)["image"]
+    if config.text.source == "vectors":
+        page = aligned_to_vectors(of_run(config), meta["text_tower"]["made"])
+        return Model(VisionEncoder(page, params), None, "")
     return Model(VisionEncoder(of_run(config), params), lambda: text_of_run(config, meta), config.text.prefix)
 
 
@@ -100,14 +103,11 @@ def _restore(
 
 
 def text_of_run(config: ConfigDict, meta: Mapping[str, Any]) -> TextEncoder:
-    """The frozen text tower of a run, found by name and compared by digest with the one that trained it.
+    """The frozen text tower of a run that has one, found by name and compared by digest with the one that trained it.
 
     Raises:
         ConfigError: not found, or other weights.
     """
-    if config.text.source == "vectors":
-        raise ConfigError(explain("text tower of the run", expected="one", found="config.text.source 'vectors'",
-                                  do="embed texts with the model that made the vectors; pictures need none"))
     files = weights.find(config.text)
     trained = meta.get("text_tower", {}).get("text", {}).get("weights_sha256", files.sha256)
     if files.sha256 != trained:

@@ -19,7 +19,9 @@ from lit_tune.exports.text_files import copy_text
 from lit_tune.models import two_towers
 from lit_tune.models.bert import BertSpec
 from lit_tune.text import weights
+from lit_tune.text.cache import TextCache
 from lit_tune.text.encode import TextEncoder
+from lit_tune.text.provider import NoTower
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "dog", "##s", "red", "big", ":", "query", "on", "the", "mat"]
 TEXT_SPEC = BertSpec(vocab_size=len(WORDS), max_positions=40, type_vocab=2, width=16, depth=1, num_heads=2, mlp_dim=32,
@@ -75,6 +77,13 @@ def text_encoder(config: ConfigDict) -> TextEncoder:
     return TextEncoder.from_files(weights.find(config.text), config.text)
 
 
+def text_side(config: ConfigDict) -> TextEncoder | NoTower:
+    """What a run of this config has for its texts."""
+    if config.text.source == "vectors":
+        return NoTower(TextCache.open(config.text.vectors))
+    return text_encoder(config)
+
+
 def write_run(folder: Path, config: ConfigDict, steps: tuple[int, ...] = (3,), ema: bool = False) -> dict[str, Any]:
     """A run directory with a checkpoint at each of `steps`; the last state. Weights differ from step to step."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +91,7 @@ def write_run(folder: Path, config: ConfigDict, steps: tuple[int, ...] = (3,), e
     vision = two_towers.vision_tower(config)
     meta = {"config": config_lib.resolved(config), "config_hash": config_lib.config_hash(config),
             "data": {"train": "0" * 64}, "vision_tower": description.of_run(config),
-            "text_tower": text_encoder(config).description}
+            "text_tower": text_side(config).description}
     with Checkpointer(folder / "checkpoints", keep=len(steps)) as checkpoints:
         for step in steps:
             params = {"image": vision.init(jax.random.key(step)), "logit_scale": jnp.float32(0)}
@@ -100,7 +109,7 @@ def write_export(folder: Path, config: ConfigDict, params: Any) -> Path:
     timm.export(jax.device_get(params), spec, description.preprocess_of(config), folder)
     description.save_vision(folder, description.of_run(config), folder / "model.safetensors", "timm")
     text = text_encoder(config)
-    written = copy_text(text, folder)
+    (written,) = copy_text(text, folder)
     paths = folder / written.file, folder / written.tokenizer
     description.describe_text(folder, text.description, *paths, written.layout)
     return folder

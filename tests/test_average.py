@@ -88,7 +88,8 @@ def test_the_temperature_lies_between_too(runs: SimpleNamespace, tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "said"),
     [({"vision__depth": 2}, "spec.depth 1, 2"), ({"data__resize": "squash"}, 'preprocess.resize "shortest", "squash"'),
-     ({"text__prefix": "title: "}, 'prefix "query: ", "title: "')],
+     ({"text__prefix": "title: "}, 'prefix "query: ", "title: "'),
+     ({"vision__family": "vit"}, 'family "eva02", "vit"')],
 )  # fmt: skip
 def test_what_differs_is_named(
     runs: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], said: str

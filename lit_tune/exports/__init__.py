@@ -28,6 +28,7 @@ FORMATS = {  # format -> the module whose `write(source, out) -> list[Written]` 
     "onnx": "lit_tune.exports.onnx_folder",
     "lit_tune": "lit_tune.exports.native",
 }
+BOTH = ("open_clip", "sentence-transformers")  # hold no image tower without a text tower
 
 
 def export(source: Source, format: str, out: Path) -> dict[str, Any]:
@@ -39,10 +40,15 @@ def export(source: Source, format: str, out: Path) -> dict[str, Any]:
         out: the folder; absent or empty.
 
     Raises:
-        ConfigError: no such format, one that cannot hold this tower, or a folder that is in use or cannot be written.
+        ConfigError: no such format, one that cannot hold this tower or needs a text tower too, or a folder that is in
+            use or cannot be written.
         LitTuneError: a reader of the written files gives other vectors.
     """
     writer = importlib.import_module(FORMATS[known(format)])
+    if source.text is None and known(format) in BOTH:
+        raise ConfigError(explain(f"--format={known(format)}", expected="a text tower beside the image tower",
+                                  found="an image tower alone",
+                                  do=f"choose {' | '.join(name for name in FORMATS if name not in BOTH)}"))
     out = out.expanduser().resolve()
     refuse_used(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")  # a sibling: on the same disk, for the rename
@@ -95,8 +101,10 @@ def _fill(source: Source, format: str, written: Sequence[Written], folder: Path)
 
 
 def describe(source: Source, written: Sequence[Written], folder: Path) -> None:
-    """Write vision_tower.json and text_tower.json for `lit_tune.load`: of several files the first that we read."""
+    """Write a description of each tower for `lit_tune.load`: of several files the first that we read."""
     ours = {one.kind: one for one in reversed(sorted(written, key=lambda one: one.layout in check.NOT_OURS))}
-    vision, text = ours["vision"], ours["text"]
+    vision = ours["vision"]
     save_vision(folder, source.vision.description, folder / vision.file, vision.layout)
-    describe_text(folder, source.text.description, folder / text.file, folder / text.tokenizer, text.layout)
+    if source.text is not None:
+        text = ours["text"]
+        describe_text(folder, source.text.description, folder / text.file, folder / text.tokenizer, text.layout)

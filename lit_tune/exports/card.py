@@ -11,10 +11,12 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard import metadata_load
 
 from lit_tune import evals
+from lit_tune.description import ALIGNED
 from lit_tune.evals import tables
 from lit_tune.exports.parts import Source
 from lit_tune.exports.preprocessing import differences
 from lit_tune.text import weights
+from lit_tune.text.encode import TextEncoder
 
 FILE = "README.md"
 NOT_STATED = "not stated"
@@ -40,14 +42,13 @@ def text(source: Source, proof: Mapping[str, Any], folder: Path) -> str:
     loading = tools(proof["checks"], files)
     parts = [
         f"# {source.name}",
-        f"Pictures and texts to unit vectors of {source.vision.dim} numbers in one space: an image tower beside a "
-        "frozen text tower. Written by lit_tune; `proof.json` says who compared which file with what.",
+        f"{_what(source)} Written by lit_tune; `proof.json` says who compared which file with what.",
         "## Use", *(f"{name}:\n\n```python\n{code}\n```" for name, code in loading),
-        "`DIR` is this folder.",
-        "## Towers", _bullets(_towers(source, proof)),
-        "## Pictures and texts", _bullets(_inputs(source)),
+        f"`DIR` is this folder.{_use_outside(source)}",
+        "## Tower" if source.text is None else "## Towers", _bullets(_towers(source, proof)),
+        "## Pictures" if source.text is None else "## Pictures and texts", _bullets(_inputs(source)),
         "## Scores", _scores(source.facts),
-        "## Origin", _bullets(_origin(source)),
+        "## Origin", _bullets(_origin(source, proof)),
         "## Checked", _bullets(_checked(proof)),
         "## Limits", _bullets(_limits(source, proof)),
     ]
@@ -57,8 +58,9 @@ def text(source: Source, proof: Mapping[str, Any], folder: Path) -> str:
 def tools(checks: Sequence[Mapping[str, Any]], files: Iterable[str], folder: str = "DIR") -> list[tuple[str, str]]:
     """(tool, Python lines) of everything that loads an export, by the files that are in it."""
     files = set(files)
+    texts = "; model.embed_texts(['a red apple'])" if any(one["kind"] == "text" for one in checks) else ""
     found = [("lit_tune", f"import lit_tune\nmodel = lit_tune.load('{folder}')\n"
-                          "model.embed_images(['picture.jpg']); model.embed_texts(['a red apple'])")]
+                          f"model.embed_images(['picture.jpg']){texts}")]
     if LIBRARIES["sentence-transformers"] in files:
         found.append(("sentence-transformers", "from sentence_transformers import SentenceTransformer\n"
                       f"model = SentenceTransformer('{folder}')\nmodel.encode('a red apple')  # or a PIL picture"))
@@ -85,10 +87,42 @@ def commands(out: Path, proof: Mapping[str, Any]) -> list[str]:
     return lines + [f'python -c "{"; ".join(code.split("  #")[0].splitlines())}"' for _, code in others[:1]]
 
 
+def whose_space(proof: Mapping[str, Any]) -> str:
+    """In a few words, whose text vectors an image tower alone was trained against, by its proof."""
+    if ALIGNED not in proof:
+        return "an image tower alone"
+    made = proof[ALIGNED]
+    facts = {"vectors_sha256": "the file of vectors", "weights_sha256": "the weights that made them"}
+    digests = ", ".join(f"sha256 of {what} {made[key]}" for key, what in facts.items() if key in made)
+    return f"vectors of a model brought from outside; {digests}"
+
+
+def _what(source: Source) -> str:
+    """What goes in and what comes out."""
+    dim = source.vision.dim
+    if source.text is not None:
+        return (f"Pictures and texts to unit vectors of {dim} numbers in one space: an image tower beside a frozen "
+                "text tower.")
+    if ALIGNED not in source.vision.description:
+        return f"Pictures to unit vectors of {dim} numbers: an image tower alone."
+    return (f"Pictures to unit vectors of {dim} numbers in the space of a text model that is not here: an image tower "
+            f"alone. The texts that it was trained against were vectors of width {dim} that another model had made, "
+            "brought from outside.")
+
+
+def _use_outside(source: Source) -> str:
+    """How texts are embedded where they were vectors from outside, "" where not."""
+    if source.text is not None or ALIGNED not in source.vision.description:
+        return ""
+    return (f" Texts: embed them with the model that made those vectors, the way those were made (its prefix or input "
+            f"type, all {source.vision.dim} numbers), and divide each by its length; the product with a picture's "
+            "vector is their cosine. Vectors of any other model are of another space, of the same width or not.")
+
+
 def _front_matter(source: Source, files: Sequence[str]) -> ModelCardData:
     """The fields that the hub reads."""
     library = next((name for name, file in LIBRARIES.items() if file in files), "timm")
-    base = _hub_id(source)
+    base = "" if source.text is None else _hub_id(source.text)
     scores = source.facts["scores"] if "scores" in source.facts else {}
     results = [
         EvalResult(
@@ -101,7 +135,7 @@ def _front_matter(source: Source, files: Sequence[str]) -> ModelCardData:
     return ModelCardData(
         license="unknown",  # the hub's word for it: whoever publishes the folder has to say
         library_name=library,
-        pipeline_tag="zero-shot-image-classification",
+        pipeline_tag="image-feature-extraction" if source.text is None else "zero-shot-image-classification",
         tags=["lit_tune", *(name for name in LIBRARIES if name in files and name != library)],
         base_model=base or None,
         model_name=source.name,
@@ -109,17 +143,17 @@ def _front_matter(source: Source, files: Sequence[str]) -> ModelCardData:
     )
 
 
-def _hub_id(source: Source) -> str:
+def _hub_id(text: TextEncoder) -> str:
     """The text tower's repository on the hub, "" where it is none that we know."""
-    page = source.text.description["text"]
+    page = text.description["text"]
     row = weights.row_of(page["weights_sha256"]) or weights.known(page["name"])
     return row.hub if row is not None else ""
 
 
-def _text_name(source: Source) -> str:
+def _text_name(text: TextEncoder) -> str:
     """What the text tower is called; of a folder on somebody's disk the last part of its path."""
-    name = source.text.description["text"]["name"]
-    return _hub_id(source) or (PurePosixPath(name).name if name.startswith(("/", "~", ".")) else name)
+    name = text.description["text"]["name"]
+    return _hub_id(text) or (PurePosixPath(name).name if name.startswith(("/", "~", ".")) else name)
 
 
 def _bullets(lines: Iterable[str]) -> str:
@@ -128,15 +162,20 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def _towers(source: Source, proof: Mapping[str, Any]) -> list[str]:
-    """Architecture and size of both towers."""
+    """Architecture and size of each tower."""
     vision, spec, counts = source.vision, source.vision.tower.spec, proof["parameters"]
-    page = source.text.description
     projection = f", of them {counts['vision_projection']:,} in a projection" if counts["vision_projection"] else ""
-    return [
+    lines = [
         f"Image tower: {vision.description['family']}, {vision.image_size[0]} x {vision.image_size[1]} pixels, patch "
         f"{spec.patch_size}, width {spec.width}, depth {spec.depth}, pooling `{spec.pool}`, vectors of {vision.dim} "
         f"numbers; {counts['vision']:,} parameters{projection}.",
-        f"Text tower, frozen: {_text_name(source)} ({page['family']}), width {page['spec']['width']}, pooling "
+    ]
+    if source.text is None:
+        return lines
+    page = source.text.description
+    return [
+        *lines,
+        f"Text tower, frozen: {_text_name(source.text)} ({page['family']}), width {page['spec']['width']}, pooling "
         f"`{page['spec']['pool']}`{', LayerNorm without affine behind it' if page['spec']['layer_norm'] else ''}; "
         f"{counts['text_frozen']:,} parameters.",
     ]
@@ -144,13 +183,19 @@ def _towers(source: Source, proof: Mapping[str, Any]) -> list[str]:
 
 def _inputs(source: Source) -> list[str]:
     """What has to be done to pictures and texts before the towers see them."""
-    p, t = source.vision.preprocess, source.text.description["text"]
-    prefix = f"`{t['prefix']}` (with its blank)" if t["prefix"] else "none"
-    return [
+    p = source.vision.preprocess
+    lines = [
         f"Size {p['image_size'][0]} x {p['image_size'][1]}, resize mode `{p['resize']}`: {RESIZE[p['resize']]}; "
         f"{p['interpolation']}, antialiased.",
         f"Decoding `{p['policy']}`: {POLICY[p['policy']]}.",
         f"mean {tuple(p['mean'])}, std {tuple(p['std'])} of RGB in [0, 1].",
+    ]
+    if source.text is None:
+        return lines
+    t = source.text.description["text"]
+    prefix = f"`{t['prefix']}` (with its blank)" if t["prefix"] else "none"
+    return [
+        *lines,
         f"Prefix of every text: {prefix}. At most {t['max_length']} tokens, prefix and special tokens included.",
         "The image vectors were aligned to query-side text vectors only (texts with this prefix).",
     ]
@@ -169,10 +214,14 @@ def _scores(facts: Mapping[str, Any]) -> str:
     return f"```\n{table}\n```\n\n{_bullets(settings)}"
 
 
-def _origin(source: Source) -> list[str]:
+def _origin(source: Source, proof: Mapping[str, Any]) -> list[str]:
     """Where weights and data come from, and under which licences as far as that is stated."""
     facts = source.facts
-    lines = [f"Text tower: {_text_name(source)}, licence {_text_licence(source)}."]
+    lines = []
+    if source.text is not None:
+        lines = [f"Text tower: {_text_name(source.text)}, licence {_text_licence(source.text)}."]
+    elif ALIGNED in proof:
+        lines = [f"Texts in training: {whose_space(proof)}. Its name, terms and licence: {NOT_STATED}."]
     if facts["kind"] != "run":
         told = facts["vision"] if "vision" in facts else {}
         known = ", ".join(f"{name} {value}" for name, value in told.items()) or NOT_STATED
@@ -200,9 +249,9 @@ def _which(config: Mapping[str, Any]) -> str:
     return f"the running average of the weights (decay {decay:g} a step); " if decay > 0 else ""
 
 
-def _text_licence(source: Source) -> str:
+def _text_licence(text: TextEncoder) -> str:
     """What the text tower's own card says, if it came with one."""
-    folder = source.text.folder
+    folder = text.folder
     page = metadata_load(folder / FILE) if folder is not None and (folder / FILE).is_file() else None
     return _licence(page or {})
 

@@ -34,8 +34,8 @@ class Expected:
 
     inputs: Inputs
     vision: Float[np.ndarray, "n d"]
-    text: Float[np.ndarray, "m d"]
-    text_sha256: str  # of the frozen parameters
+    text: Float[np.ndarray, "m d"] | None  # None without a text tower
+    text_sha256: str  # of the frozen parameters; "" without
 
 
 def expected(source: Source) -> Expected:
@@ -43,9 +43,11 @@ def expected(source: Source) -> Expected:
     vision, text = source.vision, source.text
     shape = (PICTURES, *vision.image_size, 3)
     pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    vectors = vision.embed_pixels(pictures)
+    if text is None:
+        return Expected(Inputs(pictures, ()), vectors, None, "")
     texts = (*(text.tokenizer.prefix + one for one in TEXTS), *TEXTS)
-    vectors = vision.embed_pixels(pictures), text.encode(texts, "")
-    return Expected(Inputs(pictures, texts), *vectors, text_sha256=tree.digest(text.params))
+    return Expected(Inputs(pictures, texts), vectors, text.encode(texts, ""), tree.digest(text.params))
 
 
 def check(folder: Path, written: Written, source: Source, wanted: Expected) -> dict[str, Any]:

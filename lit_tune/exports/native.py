@@ -12,6 +12,6 @@ from lit_tune.exports.text_files import copy_text
 
 
 def write(source: Source, out: Path) -> list[Written]:
-    """What was written: the image tower's arrays as they are, the text tower in text/."""
+    """What was written: the image tower's arrays as they are, a text tower in text/."""
     weights.write(out / VISION_WEIGHTS, tree.flatten(jax.device_get(source.vision.params)))
-    return [Written("image tower", "vision", VISION_WEIGHTS, mapping.NATIVE), copy_text(source.text, out)]
+    return [Written("image tower", "vision", VISION_WEIGHTS, mapping.NATIVE), *copy_text(source.text, out)]

@@ -2,7 +2,8 @@
 
 For what reads that release: contrastors, and transformers 4 with the release's own code. There is no code in the
 folder, so its config has no `auto_map`; the class is `NomicVisionModel` of nomic-ai/contrastors. Its embedding is
-`last_hidden_state[:, 0]`, before L2. The text tower's own files lie beside it, unchanged.
+`last_hidden_state[:, 0]`, before L2. The text tower's own files, where there is one, lie beside it,
+unchanged.
 """
 
 import json
@@ -40,7 +41,7 @@ RELEASED = {
 
 
 def write(source: Source, out: Path) -> list[Written]:
-    """What was written: the image tower as the release has it, the text tower in text/.
+    """What was written: the image tower as the release has it, a text tower in text/.
 
     Raises:
         ConfigError: the layout cannot hold this tower, or its preprocessing; the line says why.
@@ -54,7 +55,7 @@ def write(source: Source, out: Path) -> list[Written]:
     weights.write(out / weights.FILE, named, {"format": "pt"})
     for name, page in pages.items():
         (out / name).write_text(json.dumps(page, indent=2) + "\n")
-    return [Written("nomic image tower", "vision", weights.FILE, "nomic"), copy_text(source.text, out)]
+    return [Written("nomic image tower", "vision", weights.FILE, "nomic"), *copy_text(source.text, out)]
 
 
 def nomic_config(spec: Eva02Spec) -> dict[str, Any]:

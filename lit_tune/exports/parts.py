@@ -18,14 +18,14 @@ class Source:
 
     Attributes:
         vision: the image side.
-        text: the frozen text side.
+        text: the frozen text side; None for an image tower alone, such as one whose texts were vectors from outside.
         name: for people, such as the name of the run.
         facts: for the card and the proof: `kind` (run | import), of a run its config, data, step and scores, of an
             import where its towers came from; see `lit_tune.exports.source`.
     """
 
     vision: VisionEncoder
-    text: TextEncoder
+    text: TextEncoder | None
     name: str
     facts: Mapping[str, Any] = field(default_factory=dict)
 

@@ -7,6 +7,8 @@ from typing import Any
 from lit_tune import rundir, tower
 from lit_tune.errors import ConfigError, explain
 from lit_tune.exports.parts import Source
+from lit_tune.model import Model
+from lit_tune.text.encode import TextEncoder
 
 PROOF = "proof.json"
 LOGITS = ("logit_scale", "logit_bias")  # what cosines are scaled (a logarithm) and shifted with; the bias is sigmoid's
@@ -32,25 +34,31 @@ def of_run(workdir: Path, step: int | None, name: str = "") -> Source:
     facts = {"kind": "run", "step": meta["step"], "config_hash": meta["config_hash"], "config": meta["config"],
              "data": meta["data"], "trained_with": meta["versions"], "scores": scores, "scores_from": where,
              **{name: float(params[name]) for name in LOGITS if name in params}}
-    return Source(model.vision, model.text, name or workdir.resolve().name, facts)
+    return Source(model.vision, _text(model), name or workdir.resolve().name, facts)
 
 
 def of_folder(folder: Path, name: str = "") -> Source:
     """The towers of an import or export, and what its descriptions and its proof say about them; of a run as `of_run`.
 
     Raises:
-        ConfigError: no such folder, or one tower is not there.
+        ConfigError: no such folder, or no image tower in it.
     """
     if tower.is_run(folder):
         return of_run(folder, None, name)
     model = tower.load(folder)
     facts: dict[str, Any] = {"kind": "import"}
-    for kind, page in (("vision", model.vision.description), ("text", model.text.description)):
-        if "source" in page:
-            facts[kind] = page["source"]
+    text = _text(model)
+    for kind, side in (("vision", model.vision), ("text", text)):
+        if side is not None and "source" in side.description:
+            facts[kind] = side.description["source"]
     if (folder / PROOF).is_file():
         facts = json.loads((folder / PROOF).read_text())["source"]  # of a run that was exported already
-    return Source(model.vision, model.text, name or folder.resolve().name, facts)
+    return Source(model.vision, text, name or folder.resolve().name, facts)
+
+
+def _text(model: Model) -> TextEncoder | None:
+    """The text side, None of an image tower alone."""
+    return model.text if model.has_text else None
 
 
 def _scores(workdir: Path, step: int) -> tuple[dict[str, float], str]:

@@ -10,10 +10,12 @@ from lit_tune.text.encode import TextEncoder
 TOKENIZER = "tokenizer.json"
 
 
-def copy_text(encoder: TextEncoder, out: Path) -> Written:
-    """What was written: the tower's weights, config, tokenizer, licence and card in out/text."""
+def copy_text(encoder: TextEncoder | None, out: Path) -> list[Written]:
+    """What was written: the tower's weights, config, tokenizer, licence and card in out/text; nothing without one."""
+    if encoder is None:
+        return []
     folder = out / TEXT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     encoder.copy_files(folder)
     file, tokenizer = (f"{TEXT_FOLDER}/{name}" for name in (weights.FILE, TOKENIZER))
-    return Written("text tower, its own files", "text", file, encoder.layout, tokenizer)
+    return [Written("text tower, its own files", "text", file, encoder.layout, tokenizer)]

@@ -1,7 +1,7 @@
 """A folder that timm and transformers load as an image tower, written without torch.
 
 `timm.create_model("local-dir:DIR", pretrained=True)` gives the vectors of our tower, before L2. The text tower's own
-files lie beside it, unchanged.
+files, where there is one, lie beside it, unchanged.
 """
 
 import json
@@ -21,10 +21,10 @@ from lit_tune.tree import Tree
 
 
 def write(source: Source, out: Path) -> list[Written]:
-    """What was written: the image tower as timm's own folder, the text tower in text/."""
+    """What was written: the image tower as timm's own folder, a text tower in text/."""
     vision = source.vision
     export(jax.device_get(vision.params), vision.tower.spec, vision.preprocess, out)
-    return [Written("timm image tower", "vision", weights.FILE, "timm"), copy_text(source.text, out)]
+    return [Written("timm image tower", "vision", weights.FILE, "timm"), *copy_text(source.text, out)]
 
 
 def export(params: Tree, spec: VisionSpec, preprocess: Mapping[str, Any], out: Path) -> str:

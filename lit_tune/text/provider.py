@@ -15,6 +15,7 @@ from lit_tune.convert.peer_text import text_spec
 from lit_tune.data.matched_source import MatchedSource
 from lit_tune.data.sources import Source
 from lit_tune.data.text_rows import CachedText, TextRows, TokenText
+from lit_tune.description import no_text_tower
 from lit_tune.models import two_towers
 from lit_tune.models.functional import Tower
 from lit_tune.text import encode, weights
@@ -87,10 +88,8 @@ class NoTower:
 
     def encode(self, texts: Sequence[str], prefix: str | None = None) -> Float[np.ndarray, "n d"]:
         """Not offered. Raises ConfigError."""
-        del prefix
-        raise errors.ConfigError(errors.explain(
-            f"{len(texts)} texts", expected="a text tower", found="config.text.source 'vectors'",
-            do="embed them with the model that made the vectors"))
+        del texts, prefix
+        raise no_text_tower(self.dim)
 
 
 @dataclass(frozen=True)
