@@ -7,7 +7,6 @@ from typing import Any
 
 import fastembed
 import jax
-import mteb_tasks
 import numpy as np
 import onnxruntime
 import pytest
@@ -17,14 +16,11 @@ import torch
 import transformers
 from fastembed.common.model_description import DenseModelDescription, ModelSource
 from fastembed.image.onnx_embedding import supported_onnx_models
-from mteb.mocks import mock_tasks
 from outside_vectors import DIM, make_cache, picture_folder, stored_run, train
 from timm.data import create_transform, resolve_data_config
 
 import lit_tune
 from lit_tune import cli
-from lit_tune.evals.results import FILE, read_results
-from lit_tune.integrations import mteb as lit_mteb
 
 pytestmark = pytest.mark.interop
 PICTURES = [small.saved(small.photo(40, 50), "PNG"), small.saved(small.photo(64, 32, seed=1), "PNG")]
@@ -128,23 +124,3 @@ def test_the_average_of_two_steps_is_read_by_timm(made: SimpleNamespace, tmp_pat
     with torch.no_grad():
         found = model(torch.stack([transform(small.opened(picture)) for picture in PICTURES]))
     assert far(found, lit_tune.load(mean).embed_images(PICTURES)) <= 1e-5
-
-
-@pytest.mark.filterwarnings("ignore")  # mteb's own and scikit-learn's
-def test_mteb_s_tasks_of_pictures_run_and_those_of_texts_are_refused(
-    made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    known = {one.metadata.name: one for one in (mock_tasks.MockImageClassificationTask(), mteb_tasks.Sts())}
-    pictures, texts = known
-    monkeypatch.setattr(lit_mteb, "find_tasks", lambda names: [known[name] for name in names])
-    out = tmp_path / "export"
-    export(made.run, "timm", out)
-    found = []
-    for model in (f"--workdir={made.run}", f"--model={out}"):
-        results = tmp_path / f"results{len(found)}"
-        assert cli.main(["eval", model, f"--tasks=mteb:{pictures}", f"--out={results}"]) == 0
-        found.append(read_results(results / FILE)[f"mteb:{pictures}"].metrics)
-        capsys.readouterr()
-        assert cli.main(["eval", model, f"--tasks=mteb:{texts}", f"--out={results}"]) == 2
-        assert "expected a task of image, found one that needs text too" in capsys.readouterr().err
-    assert found[0] == found[1] and found[0]["main_metric"] > 0

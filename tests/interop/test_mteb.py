@@ -17,12 +17,13 @@ from mteb._create_dataloaders import _custom_collate_fn
 from mteb.mocks import mock_tasks
 from mteb.models.model_implementations.nomic_models import model_prompts
 from mteb.types import PromptType
+from outside_vectors import make_cache, picture_folder, stored_run
 from torch.utils.data import DataLoader
 
 import lit_tune
 from lit_tune import cli, tree
 from lit_tune.errors import ConfigError, DataError
-from lit_tune.evals.results import read_results, write_results
+from lit_tune.evals.results import FILE, read_results, write_results
 from lit_tune.integrations import mteb as lit_mteb
 from lit_tune.model import Model
 
@@ -232,3 +233,23 @@ def test_text_vectors_and_scores_are_equal_bit_for_bit_before_and_after_training
     assert np.abs(zimg[0] - zimg[1]).max() > 1e-3
     seen = [one_score(one, tasks.TextToImage()) for one in (early, late)]
     assert seen[0] != seen[1]
+
+
+def test_a_run_on_text_vectors_from_outside_runs_tasks_of_pictures_as_its_export_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {one.metadata.name: one for one in (mock_tasks.MockImageClassificationTask(), tasks.Sts())}
+    of_pictures, of_texts = known
+    monkeypatch.setattr(lit_mteb, "find_tasks", lambda names: [known[name] for name in names])
+    cache = make_cache(picture_folder(tmp_path / "pictures"), tmp_path / "cache")
+    run, out = stored_run(tmp_path / "run", cache), tmp_path / "export"
+    assert cli.main(["export", f"--workdir={run}", "--format=timm", f"--out={out}"]) == 0
+    found = []
+    for model in (f"--workdir={run}", f"--model={out}"):
+        results = tmp_path / f"results{len(found)}"
+        assert cli.main(["eval", model, f"--tasks=mteb:{of_pictures}", f"--out={results}"]) == 0
+        found.append(read_results(results / FILE)[f"mteb:{of_pictures}"].metrics)
+        capsys.readouterr()
+        assert cli.main(["eval", model, f"--tasks=mteb:{of_texts}", f"--out={results}"]) == 2
+        assert "expected a task of image, found one that needs text too" in capsys.readouterr().err
+    assert found[0] == found[1] and found[0]["main_metric"] > 0
