@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from small_models import picture, small_config, write_run, write_text_tower
 
 import lit_tune
-from lit_tune import cli, tower, tree
+from lit_tune import cli, tower, tree, warm_start
 from lit_tune.convert.weights import sha256
 from lit_tune.errors import ConfigError
 
@@ -116,6 +116,9 @@ def test_an_export_can_be_exported_and_an_import_of_one_tower_too(
     assert cli.main(["export", f"--model={one}", "--format=lit_tune", f"--out={two}"]) == 0
     assert check_alone(two, made.root / "cache.parquet")["source"] == json.loads(
         (one / "proof.json").read_text())["source"]  # fmt: skip
+    given = lit_tune.load(made.run).vision
+    started = warm_start.load_vision_params(str(two), given.tower, "bicubic")
+    assert tree.digest(started) == tree.digest(given.params), "vision.init_from takes it too"
     # the same tower by way of timm's own folder: of its texts nothing is known
     assert cli.main(["import", "--from=timm", f"--weights={one}", f"--out={bare}"]) == 0
     capsys.readouterr()
