@@ -116,7 +116,7 @@ def _use_outside(source: Source) -> str:
         return ""
     return (f" Texts: embed them with the model that made those vectors, the way those were made (its prefix or input "
             f"type, all {source.vision.dim} numbers), and divide each by its length; the product with a picture's "
-            "vector is their cosine. Vectors of any other model lie in another space, also where their width is the same.")
+            "vector is their cosine. Vectors of any other model lie in another space, even of the same width.")
 
 
 def _front_matter(source: Source, files: Sequence[str]) -> ModelCardData:
