@@ -15,6 +15,12 @@ import time
 from pathlib import Path
 
 LAUNCH = Path(__file__).parents[1] / "launch"
+# A run on a slice, as the tests of launchers type it, and what `lit-tune plan --json` says of it.
+PLACE = ("--name=lit", "--project=my-project", "--zone=us-east5-b", "--tpu=v6e-16", "--bucket=gs://my-lit", "--poll=0")
+TRAIN = ("--", "train", "--config=quickstart", "--config.data.train=gs://my-lit/a b/*.tar")
+PLAN = {"fits": True, "topology": "v6e:4x4", "slices": 1, "chips": 16, "devices": 16, "hosts": 4, "hbm_peak_gib": 14.3,
+        "hbm_limit_gib": 31.25, "would_fit": [], "run_hours_low": 10.0, "run_hours_high": 20.0, "cost_usd_low": 400.0,
+        "cost_usd_high": 800.0, "price_date": "2026-11-25"}
 CALL = "\x1e"  # ends a call in the record; its words end with WORD
 WORD = "\x1f"
 PROGRAM = r"""#!/bin/sh
@@ -91,6 +97,11 @@ class Cloud:
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, f"no call of {pattern}"
             time.sleep(0.02)
+
+
+def checkpoints(*steps: int) -> str:
+    """What `ls` says of the checkpoints."""
+    return "".join(f"gs://my-lit/runs/lit/checkpoints/{step}/digests.json\n" for step in steps)
 
 
 def interrupt(process: subprocess.Popen, number: int = signal.SIGINT, timeout: float = 30) -> tuple[int, str]:

@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_cloud import LAUNCH, Cloud
+from fake_cloud import LAUNCH, PLACE, Cloud
 
 from lit_tune import flag_reading, flags
-
-PLACE = ("--name=lit", "--project=my-project", "--zone=us-east5-b", "--tpu=v6e-16", "--bucket=gs://my-lit", "--poll=0")
 
 
 def evaluated(expression: str, modules: str, *given: str) -> object:

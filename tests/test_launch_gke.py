@@ -10,13 +10,8 @@ from pathlib import Path
 
 import fake_cloud
 import pytest
-from fake_cloud import Cloud
+from fake_cloud import PLACE, PLAN, TRAIN, Cloud, checkpoints
 
-PLACE = ("--name=lit", "--project=my-project", "--zone=us-east5-b", "--tpu=v6e-16", "--bucket=gs://my-lit", "--poll=0")
-TRAIN = ("--", "train", "--config=quickstart", "--config.data.train=gs://my-lit/a b/*.tar")
-PLAN = {"fits": True, "topology": "v6e:4x4", "slices": 1, "chips": 16, "devices": 16, "hosts": 4, "hbm_peak_gib": 14.3,
-        "hbm_limit_gib": 31.25, "would_fit": [], "run_hours_low": 10.0, "run_hours_high": 20.0, "cost_usd_low": 400.0,
-        "cost_usd_high": 800.0, "price_date": "2026-11-25"}
 IMAGE = "--image=us-docker.pkg.dev/p/r/lit-tune:1"
 
 
@@ -43,11 +38,6 @@ def pods(*codes: int) -> str:
     """What kubectl says of pods that ended."""
     return json.dumps({"items": [{"status": {"containerStatuses": [{"state": {"terminated": {"exitCode": code}}}]}}
                                  for code in codes]})
-
-
-def checkpoints(*steps: int) -> str:
-    """What `ls` says of the checkpoints."""
-    return "".join(f"gs://my-lit/runs/lit/checkpoints/{step}/digests.json\n" for step in steps)
 
 
 def test_up_plans_builds_the_image_and_makes_the_cluster(cloud: Cloud) -> None:
