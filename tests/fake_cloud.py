@@ -90,6 +90,13 @@ class Cloud:
         output = process.communicate(timeout=timeout)[0]
         return process.returncode, output
 
+    def dry(self, program: str, verb: str, *words: str) -> list[list[str]]:
+        """The commands that a dry run of a launcher prints, each as words; it calls none."""
+        code, output = self.launch(program, verb, "--dry-run", *words)
+        assert code == 0, output
+        assert not self.calls(), "a dry run called something"
+        return [shlex.split(line) for line in output.splitlines() if not line.startswith("#")]
+
     def wait_for(self, pattern: str, process: subprocess.Popen, timeout: float = 30) -> None:
         """Returns when a call with these words was made."""
         deadline = time.monotonic() + timeout
@@ -109,28 +116,3 @@ def interrupt(process: subprocess.Popen, number: int = signal.SIGINT, timeout: f
     process.send_signal(number)
     output = process.communicate(timeout=timeout)[0]
     return process.returncode, output
-
-
-def parsed_by_gcloud(printed: list[list[str]], home: Path) -> int:
-    """How many different commands the real gcloud takes; it reads all flags before it asks for an account.
-
-    Exit code 2 is a flag that it does not know, 1 that nobody is logged in. No account, no metadata server, a proxy
-    that is closed: nothing can leave this machine.
-    """
-    variables = os.environ | {"CLOUDSDK_CONFIG": str(home / "empty"), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
-                              "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false", "CLOUDSDK_PROXY_TYPE": "http",
-                              "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1", "CLOUDSDK_PROXY_PORT": "9"}
-    variables.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
-
-    def answer(words: list[str]) -> tuple[int, str]:
-        done = subprocess.run(words, env=variables, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                              timeout=120)
-        return done.returncode, done.stderr
-
-    assert answer(["gcloud", "compute", "tpus", "queued-resources", "create", "x", "--bogus"])[0] == 2
-    local = ["gcloud", "auth", "configure-docker"]  # needs no account: it writes a file
-    different = {shlex.join(words): words for words in printed if words[0] == "gcloud" and words[:3] != local}
-    for line, words in different.items():
-        code, error = answer(words)
-        assert code == 1 and "active account" in error, (code, line, error)
-    return len(different)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fake_cloud
 import pytest
 import range_server
 import shards_on_disk
@@ -156,14 +155,3 @@ def test_down_deletes_all_that_have_the_label(cloud: Cloud) -> None:
     cloud.play(well([ALL]))
     code, output = cloud.launch("cpu_vm.py", "down", *PLACE, "--yes")
     assert code == 1 and "ARE STILL THERE AND BILLED" in output
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("gcloud") is None, reason="the Google Cloud SDK is not installed")
-def test_the_real_gcloud_parses_every_command(cloud: Cloud) -> None:
-    printed = []
-    for verb in ("up", "run", "down"):
-        code, output = cloud.launch("cpu_vm.py", verb, *PLACE, "--dry-run", "--spot", "--iap", "--network=n", *CONVERT)
-        assert code == 0 and not cloud.calls(), output
-        printed += [shlex.split(line) for line in output.splitlines() if not line.startswith("#")]
-    assert fake_cloud.parsed_by_gcloud(printed, cloud.home) > 8

@@ -1,8 +1,6 @@
 """launch/tpu_vm.py against a recording stand-in for gcloud: every state that a request can be in, and every refusal."""
 
 import json
-import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -238,24 +236,7 @@ def test_flags_come_from_a_file(cloud: Cloud) -> None:
     assert "lit" in cloud.calls("describe")[0]
 
 
-def dry(cloud: Cloud, program: str, *words: str) -> list[list[str]]:
-    """The commands that a dry run prints, each as words."""
-    code, output = cloud.launch(program, *words, "--dry-run", *TRAIN)
-    assert code == 0, output
-    assert not cloud.calls(), "a dry run called something"
-    return [shlex.split(line) for line in output.splitlines() if not line.startswith("#")]
-
-
 @pytest.mark.parametrize("verb", ["plan", "up", "run", "logs", "status", "resume", "down"])
 def test_a_dry_run_prints_commands_that_can_be_pasted_and_calls_none(cloud: Cloud, verb: str) -> None:
-    commands = dry(cloud, "tpu_vm.py", verb, *PLACE)
+    commands = cloud.dry("tpu_vm.py", verb, *PLACE, *TRAIN)
     assert commands and all(words[0] in ("gcloud", "lit-tune") for words in commands)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("gcloud") is None, reason="the Google Cloud SDK is not installed")
-def test_the_real_gcloud_parses_every_command(cloud: Cloud) -> None:
-    printed = [words for verb in ("up", "logs", "resume", "down") for words in dry(
-        cloud, "tpu_vm.py", verb, *PLACE, "--slices=2", "--spot", "--iap", "--network=n", "--service-account=s@p.iam")]
-    printed += dry(cloud, "tpu_vm.py", "up", *PLACE, "--reserved")
-    assert fake_cloud.parsed_by_gcloud(printed, cloud.home) > 8
