@@ -5,6 +5,7 @@ one answers, with its answers in turn and the last one for ever. An answer is te
 {"code", "out", "error", "seconds"}. A call that no pattern knows is a silent success.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -109,6 +110,14 @@ class Cloud:
 def checkpoints(*steps: int) -> str:
     """What `ls` says of the checkpoints."""
     return "".join(f"gs://my-lit/runs/lit/checkpoints/{step}/digests.json\n" for step in steps)
+
+
+def node_pools(*names: str, machine: str = "ct6e-standard-4t", nodes: int = 4, topology: str = "4x4") -> str:
+    """What gcloud says of node pools: v6e-16 unless told; one called default-pool has CPU machines."""
+    cpu = {"name": "default-pool", "initialNodeCount": 2, "config": {"machineType": "e2-standard-16"}}
+    place = {"placementPolicy": {"tpuTopology": topology}} if topology else {}
+    tpu = {"initialNodeCount": nodes, "config": {"machineType": machine}, **place}
+    return json.dumps([cpu if name == "default-pool" else {"name": name, **tpu} for name in names])
 
 
 def interrupt(process: subprocess.Popen, number: int = signal.SIGINT, timeout: float = 30) -> tuple[int, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fake_cloud
 import pytest
-from fake_cloud import PLACE, PLAN, TRAIN, Cloud, checkpoints
+from fake_cloud import PLACE, PLAN, TRAIN, Cloud, checkpoints, node_pools
 
 IMAGE = "--image=us-docker.pkg.dev/p/r/lit-tune:1"
 
@@ -54,20 +54,38 @@ def test_up_plans_builds_the_image_and_makes_the_cluster(cloud: Cloud) -> None:
 
 
 def test_up_again_completes_without_a_plan_or_a_new_image(cloud: Cloud) -> None:
-    cloud.play(well(["RUNNING"], [], **{"node-pools list": ["default-pool\nlit-np-0\n"]}))
+    cloud.play(well(["RUNNING"], [], **{"node-pools list": [node_pools("default-pool", "lit-np-0")]}))
     code, output = cloud.launch("gke.py", "up", *PLACE, *TRAIN)
     assert code == 0 and not {"lit-tune", "docker"} & {call[0] for call in cloud.calls()}, output
     assert len(cloud.calls("xpk", "cluster", "create")) == 1  # completes what an interrupted `up` left
 
 
 @pytest.mark.parametrize("pools, slices, says", [
-    ("default-pool\nlit-np-0\n", 2, "Create 2 x v6e-16"), ("default-pool\n", 1, "Create 1 x v6e-16"),
-    ("lit-np-0\nlit-np-1\nother-np-2\n", 1, "expected at least 2")])
+    (("default-pool", "lit-np-0"), 2, "Create 2 x v6e-16"), (("default-pool",), 1, "Create 1 x v6e-16"),
+    (("lit-np-0", "lit-np-1", "other-np-2"), 1, "expected at least 2")])
 def test_slices_that_a_cluster_lacks_are_asked_for_and_none_is_deleted(
-        cloud: Cloud, pools: str, slices: int, says: str) -> None:
-    cloud.play(well(["RUNNING"], [], **{"node-pools list": [pools]}))
+        cloud: Cloud, pools: tuple[str, ...], slices: int, says: str) -> None:
+    cloud.play(well(["RUNNING"], [], **{"node-pools list": [node_pools(*pools)]}))
     code, output = cloud.launch("gke.py", "up", *PLACE, f"--slices={slices}", *TRAIN)
     assert code == 2 and says in output and not cloud.calls("xpk"), output
+
+
+# Of v6e-16: two machines of 8, another number, another topology of as many chips, TPU7x, which tells no topology.
+OTHERS = [("v6e-16", {"topology": "2x4", "nodes": 2}, "v6e with 8 chips (2x4)"),
+          ("v5litepod-16", {}, "v6e with 16 chips (4x4)"), ("v6e-2x8", {}, "v6e with 16 chips (4x4)"),
+          ("tpu7x-32", {"machine": "tpu7x-standard-4t", "nodes": 2, "topology": ""}, "tpu7x with 8 chips"),
+          ("v6e-16", {"machine": "n2-standard-8", "topology": ""}, "n2-standard-8 with 0 chips")]
+
+
+@pytest.mark.parametrize("verb", ["up", "run", "resume"])
+@pytest.mark.parametrize("tpu, there, found", OTHERS)
+def test_a_cluster_with_another_type_is_refused_and_left_alone(
+        cloud: Cloud, verb: str, tpu: str, there: dict, found: str) -> None:
+    cloud.play(well(["RUNNING"], [jobset("Completed")], **{"node-pools list": [node_pools("lit-np-0", **there)]}))
+    code, output = cloud.launch("gke.py", verb, *PLACE, f"--tpu={tpu}", "--yes", IMAGE, *TRAIN)
+    assert code == 2 and f"expected {found}, which the cluster lit has, found {tpu}" in output, output
+    assert not cloud.calls("xpk") and {call[0] for call in cloud.calls()} == {"gcloud"}
+    assert cloud.launch("gke.py", verb, *PLACE, f"--tpu={tpu}", "--yes", "--force", IMAGE, *TRAIN)[0] == 0
 
 
 def test_tpu7x_that_this_libtpu_cannot_plan_asks_for_force(cloud: Cloud) -> None:

@@ -9,13 +9,14 @@ in an environment of its own whose bin/ is on the PATH; .ci/run does that. The G
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from fake_cloud import LAUNCH, PLACE, TRAIN, Cloud
+from fake_cloud import LAUNCH, PLACE, TRAIN, Cloud, node_pools
 
 pytestmark = pytest.mark.slow
 CHECK = Path(__file__).parent / "jobset_check.py"
@@ -135,6 +136,22 @@ def test_a_wrong_jobset_would_be_found(cloud: Cloud) -> None:
     for mistake, lines in zip(["", *wrong.values()], found, strict=True):
         assert bool(lines) == bool(mistake), (mistake, lines)
         assert not mistake or any(mistake.partition(":")[0] in line for line in lines), (mistake, lines)
+
+
+@needs_xpk
+@pytest.mark.parametrize("tpu", ["v6e-8", "v6e-256", "v5litepod-8", "v5litepod-16", "v5p-128", "v4-16", "tpu7x-16"])
+def test_the_node_pools_that_xpk_would_make_are_told_by_type(cloud: Cloud, tpu: str) -> None:
+    flags = (*PLACE, IMAGE, f"--tpu={tpu}")
+    (create,) = [line for line in cloud.dry("gke.py", "up", *flags, *TRAIN) if line[:3] == ["xpk", "cluster", "create"]]
+    (made,) = re.findall(r"node-pools create lit-np-0 (.*)", page_of_xpk(cloud, create))
+    told = dict(re.findall(r"--(machine-type|num-nodes|tpu-topology)=(\S+)", made))
+    there = node_pools("lit-np-0", machine=told["machine-type"], nodes=int(told["num-nodes"]),
+                       topology=told.get("tpu-topology", ""))
+    cloud.play({"clusters list": ["RUNNING"], "node-pools list": [there]})
+    assert cloud.launch("gke.py", "up", *flags, *TRAIN)[0] == 0
+    for other in {"v6e-16", "v5litepod-32", "v5p-16", "v4-32", "tpu7x-8"}:
+        code, output = cloud.launch("gke.py", "up", *flags, f"--tpu={other}", *TRAIN)
+        assert code == 2 and f"found {other}; change it" in output, output
 
 
 @needs_xpk
