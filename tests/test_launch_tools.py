@@ -149,7 +149,7 @@ def test_the_node_pools_that_xpk_would_make_are_told_by_type(cloud: Cloud, tpu: 
                        topology=told.get("tpu-topology", ""))
     cloud.play({"clusters list": ["RUNNING"], "node-pools list": [there]})
     assert cloud.launch("gke.py", "up", *flags, *TRAIN)[0] == 0
-    for other in {"v6e-16", "v5litepod-32", "v5p-16", "v4-32", "tpu7x-8"}:
+    for other in ("v6e-16", "v5p-16"):
         code, output = cloud.launch("gke.py", "up", *flags, f"--tpu={other}", *TRAIN)
         assert code == 2 and f"found {other}; change it" in output, output
 
