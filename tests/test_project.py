@@ -107,7 +107,7 @@ def test_links_of_the_pages_resolve(page: Path) -> None:
 
 def test_pages_that_code_names_are_there() -> None:
     named = re.compile(r"(?<![\w/])(docs/[\w-]+\.md|launch/README\.md|notebooks/README\.md)(?:#([\w-]+))?")
-    for path in ours():
+    for path in (path for path in ours() if path.suffix != ".md"):
         for target, anchor in named.findall(path.read_text(errors="replace")):
             assert (ROOT / target).exists(), f"{name(path)} names {target}"
             assert not anchor or anchor in anchors((ROOT / target).read_text()), f"{name(path)} names {target}#{anchor}"
