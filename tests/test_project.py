@@ -105,6 +105,19 @@ def test_links_of_the_pages_resolve(page: Path) -> None:
         assert not anchor or anchor in anchors(there.read_text()), f"{name(page)} links to {link}: no such heading"
 
 
+CHECKLISTS = re.findall(r"^## (.+)\n((?:(?!^## ).*\n)+)", (ROOT / "docs" / "adding.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("what, steps", CHECKLISTS, ids=[what for what, _ in CHECKLISTS])
+def test_every_checklist_ends_with_tests_that_are_there(what: str, steps: str) -> None:
+    last = re.split(r"^\d+\. ", steps, flags=re.M)[-1]
+    assert last.startswith("Pass: "), f"{what} ends with: {last}"
+    lines = [" ".join(line.split()) for line in re.findall(r"`(pytest [^`]+)`", last)]
+    assert lines, f"{what} names no line to type"
+    files = [word for line in lines for word in line.split() if word.startswith("tests/")]
+    assert files and all((ROOT / file).is_file() for file in files), f"{what}: {files}"
+
+
 def test_pages_that_code_names_are_there() -> None:
     named = re.compile(r"(?<![\w/])(docs/[\w-]+\.md|launch/README\.md|notebooks/README\.md)(?:#([\w-]+))?")
     for path in (path for path in ours() if path.suffix != ".md"):
