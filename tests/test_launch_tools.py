@@ -1,8 +1,8 @@
-"""launch/ read by the programs that it is written for, where they are installed: gcloud, xpk, SkyPilot.
+"""launch/ read by the programs that it is written for, where they are installed: gcloud and xpk.
 
 Nothing is called that would need an account or reach a cloud.
 
-    pip install xpk==1.16.0 'skypilot[gcp]==0.14.1' kubeflow-trainer-api==2.3.0 kubernetes-validate==1.37.0
+    pip install xpk==1.16.0 kubeflow-trainer-api==2.3.0 kubernetes-validate==1.37.0
 
 in an environment of its own whose bin/ is on the PATH; .ci/run does that. The Google Cloud SDK is in no package index.
 """
@@ -16,7 +16,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fake_cloud import LAUNCH, PLACE, TRAIN, Cloud, node_pools
+from fake_cloud import PLACE, TRAIN, Cloud, node_pools
 
 pytestmark = pytest.mark.slow
 CHECK = Path(__file__).parent / "jobset_check.py"
@@ -163,18 +163,3 @@ def test_xpk_takes_the_commands_about_the_cluster(cloud: Cloud) -> None:
     assert [line[1:3] for line in ours] == [["cluster", "create"]] * 2 + [["workload", "delete"], ["cluster", "delete"]]
     for line in ours:
         page_of_xpk(cloud, line)
-
-
-SKY = """
-import json, sys
-import sky
-(resources,) = sky.Task.from_yaml(sys.argv[1]).resources
-print(json.dumps([resources.use_spot, resources.accelerators, resources.job_recovery["recover_on_exit_codes"]]))
-"""
-
-
-def test_skypilot_reads_its_file(tmp_path: Path) -> None:
-    done = subprocess.run([python_of("sky", "sky"), "-c", SKY, str(LAUNCH / "skypilot.yaml")], capture_output=True,
-                          text=True, timeout=120, env=os.environ | {"HOME": str(tmp_path)})
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [True, {"tpu-v6e-8": 1}, [1, 75]]
