@@ -141,6 +141,11 @@ class Commands:
         if answer.strip().lower() not in ("y", "yes"):
             raise Stop(1, "nothing was done")
 
+    def need(self, programs: Sequence[str]) -> None:
+        """Returns if all of these are on the PATH, or nothing is run."""
+        for program in () if self.dry_run else programs:
+            self._there([program])
+
     def _printed(self, words: Sequence[str]) -> bool:
         """Whether this is a dry run; the command is printed then."""
         if self.dry_run:
@@ -155,12 +160,14 @@ class Commands:
         return True
 
 
+SLURM = ("sbatch", "squeue", "scontrol", "scancel", "srun", "sinfo")
 INSTALL = {
     "gcloud": "install the Google Cloud SDK and run `gcloud auth login`",
     "kubectl": "run `gcloud components install kubectl gke-gcloud-auth-plugin`",
     "xpk": "run `pip install xpk`",
     "docker": "install Docker, or name an image that is there already with --image",
     "lit-tune": "run `pip install -e '.[tpu]'` in the clone and activate that environment",
+    **dict.fromkeys(SLURM, "log in to the cluster"),
 }
 
 
