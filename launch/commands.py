@@ -167,6 +167,7 @@ INSTALL = {
     "xpk": "run `pip install xpk`",
     "docker": "install Docker, or name an image that is there already with --image",
     "lit-tune": "run `pip install -e '.[tpu]'` in the clone and activate that environment",
+    "sky": "run `pip install 'skypilot[gcp]'` and `sky check gcp`",
     **dict.fromkeys(SLURM, "log in to the cluster"),
 }
 
@@ -178,7 +179,7 @@ REASONS = (
     ("stockout", r"no more capacity|stock-?out|enough resources|insufficient capacity|RESOURCE_(POOL_)?EXHAUSTED"),
     ("expired", r"expired|valid[ -]?until"),
     ("passing", r"(?-i:\bUNAVAILABLE\b)"),  # Google's own word, whatever the text says besides
-    ("absent", r"NOT_FOUND|not found|matched no objects|(?<![\w/-])404(?![\w-])"),
+    ("absent", r"NOT_FOUND|not found|matched no objects|No in-progress managed jobs|(?<![\w/-])404(?![\w-])"),
     ("passing", r"internal error|unavailable|deadline|try again|timed? ?out|connection|(?<![\w/-])50[0234](?![\w-])"),
 )
 

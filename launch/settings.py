@@ -104,12 +104,12 @@ class Settings:
         found = [word.partition("=")[2] for word in self.words if word.startswith(f"--{name}=")]
         return found[-1] if found else ""
 
-    def train_words(self) -> list[str]:
-        """The words, completed for a training run: where it saves, how often it starts itself again."""
+    def train_words(self, preempted: int = PREEMPTED) -> list[str]:
+        """The words, completed for a training run: where it saves, how often it starts itself again, how it ends."""
         words = list(self.words)
         if words[0] == "train":
             words += [] if self.flag("workdir") else [f"--workdir={self.workdir}"]
-            words += [f"--preempted_exit_code={PREEMPTED}"]
+            words += [f"--preempted_exit_code={preempted}"]
             words += [] if self.flag("restarts") else [f"--restarts={self.restarts}"]
         return words
 

@@ -32,6 +32,7 @@ SAID = {
     "UNAVAILABLE: the backend was not found": "passing",
     "HTTPError 503: try later": "passing",
     "gs://run-404/x: [502] bad gateway": "passing",
+    "sky.exceptions.ClusterNotUpError: No in-progress managed jobs.": "absent",
     "PERMISSION_DENIED: 'tpu.nodes.get' denied on 'projects/215031234567/locations/z/nodes/lit-404'": "other",
     "PERMISSION_DENIED: denied on projects/404": "other",
     "denied on 'lit-500', 'lit-404-b' and my_404": "other",

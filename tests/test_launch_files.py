@@ -64,7 +64,7 @@ def test_launchers_need_nothing_but_python_and_call_no_shell(module: Path) -> No
 def test_the_flags_that_launchers_add_are_flags_of_train() -> None:
     words = ["--config=quickstart", "--workdir=x", "--preempted_exit_code=75"]
     settings = (LAUNCH / "settings.py").read_text()
-    assert "--preempted_exit_code={PREEMPTED}" in settings and "--restarts={self.restarts}" in settings
+    assert "--preempted_exit_code={preempted}" in settings and "--restarts={self.restarts}" in settings
     assert flag_reading.read([*words, "--restarts=10"], "train")[0]["restarts"] == 10
 
 
@@ -73,7 +73,7 @@ def test_skypilot_reads_its_file() -> None:
     task = sky.Task.from_yaml(str(LAUNCH / "skypilot.yaml"))
     (resources,) = task.resources
     assert resources.use_spot and resources.accelerators == {"tpu-v6e-8": 1}
-    assert resources.job_recovery["recover_on_exit_codes"] == [1, 75]
+    assert resources.job_recovery["recover_on_exit_codes"] == [76]
 
 
 def test_shell_in_skypilots_file_is_shell() -> None:
