@@ -37,6 +37,7 @@ OF_GOOGLE = ("--project", "--zone", "--tpu", "--slices", "--spot", "--reserved",
 OF_SOME: dict[str, dict[str, Any]] = {
     "--topology": {"default": "", "metavar": "GPUS", "help": "all GPUs of the run, such as h200x8: what is planned"},
     "--workdir": {"default": "", "dest": "folder", "metavar": "DIR", "help": "the run's folder, if no words name it"},
+    "--processes": {"type": int, "default": 1, "metavar": "N", "help": "how many, on this machine"},
     "--sbatch": {"action": "append", "default": [], "metavar": "FLAGS",
                  "help": "flags for sbatch, such as '--nodes=2 --partition=gpu'; may be repeated"},
 }
@@ -88,6 +89,7 @@ class Settings:
     topology: str = ""
     folder: str = ""
     sbatch: tuple[str, ...] = ()
+    processes: int = 1
 
     @property
     def region(self) -> str:
@@ -150,9 +152,23 @@ def parse(program: str, argv: Sequence[str], *, needs: Sequence[str] = NEEDS, un
     given["sbatch"] = tuple(word for text in given.get("sbatch", ()) for word in _cut(text))
     settings = Settings(program=program, typed=tuple(ours[1:]), words=tuple(_joined(words)), **given)
     _check(settings, needs)
+    if shared and ("://" in settings.workdir or (settings.verb in ("run", "resume") and not settings.workdir)):
+        raise Stop(2, f"--workdir: expected {shared}, found {settings.workdir or 'none'}; name one")
     if settings.words[:1] == ("train",):
-        _check_training(settings, shared)
+        _check_training(settings, bucket=not shared)
     return settings
+
+
+def save_seconds() -> float:
+    """How long `down` waits for a run to save, where machines are not deleted: LIT_TUNE_SAVE_SECONDS, else 60.
+
+    Raises:
+        Stop: that is no number.
+    """
+    given = os.environ.get("LIT_TUNE_SAVE_SECONDS", "60")
+    if not re.fullmatch(r"\d+(\.\d+)?", given):
+        raise Stop(2, f"LIT_TUNE_SAVE_SECONDS: expected a number of seconds, found {given!r}; change it")
+    return float(given)
 
 
 def _read(parser: "_Parser", flags: Sequence[str], words: Sequence[str], hint: str) -> dict[str, Any]:
@@ -238,7 +254,7 @@ def _check(settings: Settings, needs: Sequence[str]) -> None:
         value = getattr(settings, name)
         if value and not re.fullmatch(rule, value):
             raise Stop(2, f"--{name}: expected {expected}, found {value!r}; change it")
-    for name, least in (("slices", 1), ("restarts", 0), ("worker", 0), ("poll", 0)):
+    for name, least in (("slices", 1), ("restarts", 0), ("worker", 0), ("poll", 0), ("processes", 1)):
         if not getattr(settings, name) >= least:
             raise Stop(2, f"--{name}: expected at least {least}, found {getattr(settings, name)}; change it")
     if settings.verb in ("run", "resume") and not settings.words:
@@ -249,12 +265,9 @@ def _check(settings: Settings, needs: Sequence[str]) -> None:
                       f"{settings.flag('workdir')!r} behind it; leave one out")
 
 
-def _check_training(settings: Settings, shared: str) -> None:
+def _check_training(settings: Settings, *, bucket: bool) -> None:
     """Refuse what would let a run's work go with its machines, or hide from the launcher how it ended."""
-    if shared:
-        if "://" in settings.workdir or (settings.verb in ("run", "resume") and not settings.workdir):
-            raise Stop(2, f"--workdir: expected {shared}, found {settings.workdir or 'none'}; name one")
-    elif settings.flag("workdir") and not settings.workdir.startswith("gs://"):
+    if bucket and settings.flag("workdir") and not settings.workdir.startswith("gs://"):
         raise Stop(2, f"--workdir: expected gs://BUCKET/FOLDER, found {settings.workdir!r}: the machines' own disks go "
                       "with them; leave it out, or name one in a bucket")
     code = settings.flag("preempted_exit_code")

@@ -9,7 +9,6 @@ the defaults, variables such as SBATCH_ACCOUNT win over them, and --sbatch over 
 long `down` gives the run to save.
 """
 
-import os
 import re
 import shlex
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 import planned
 import storage
 from commands import SLURM, Commands, Stop, called, last
-from settings import OF_GOOGLE, Settings, parse
+from settings import OF_GOOGLE, Settings, parse, save_seconds
 
 JOB = Path(__file__).resolve().with_name("slurm.sh")
 UNUSED = (*OF_GOOGLE, "--worker")
@@ -156,9 +155,7 @@ def _status(settings: Settings, commands: Commands) -> int:
 
 
 def _down(settings: Settings, commands: Commands) -> int:
-    given = os.environ.get("LIT_TUNE_SAVE_SECONDS", "60")
-    if not re.fullmatch(r"\d+(\.\d+)?", given):
-        raise Stop(2, f"LIT_TUNE_SAVE_SECONDS: expected a number of seconds, found {given!r}; change it")
+    seconds = save_seconds()
     jobs = Jobs(settings, commands, assumed="JOB RUNNING")
     found = jobs.look()
     if not found:
@@ -167,8 +164,8 @@ def _down(settings: Settings, commands: Commands) -> int:
     running = [number for number, state in found.items() if state not in (*WAITS, *ENDS)]
     if running:  # to the tasks first: a cancelled job's grace is the cluster's own and may be short
         commands.ask(["scancel", "--signal=TERM", *running])
-        commands.say(f"told the run to save; at most {given} s, then the job is taken off")
-        jobs.gone(float(given), (*WAITS, *ENDS))  # one that has saved puts itself into the queue again
+        commands.say(f"told the run to save; at most {seconds:g} s, then the job is taken off")
+        jobs.gone(seconds, (*WAITS, *ENDS))  # one that has saved puts itself into the queue again
     code = commands.ask(["scancel", *found]).code
     jobs.assumed = ""
     left = jobs.gone(10.0 if code == 0 else 0.0, ENDS)

@@ -17,7 +17,8 @@ from lit_tune.planning import chips
 
 README = (LAUNCH / "README.md").read_text()
 COMMANDS = [list(command.words) for command in docs_commands.of_page("launch/README.md", README) if command.whole]
-LAUNCHERS = ("launch/tpu_vm.py", "launch/gke.py", "launch/cpu_vm.py", "launch/slurm.py", "launch/skypilot.py")
+LAUNCHERS = ("launch/tpu_vm.py", "launch/gke.py", "launch/cpu_vm.py", "launch/slurm.py", "launch/skypilot.py",
+             "launch/local.py")
 OTHERS = (["gcloud", "auth", "login"], ["ssh-add"], ["gcloud", "storage", "cp"])  # of somebody else
 
 
@@ -50,8 +51,8 @@ def inside(output: str) -> Iterator[list[str]]:
     """The words for lit-tune in what a launcher's dry run printed: here, on machines, in pods."""
     for line in output.splitlines():
         words = [] if line.startswith("#") else shlex.split(line)
-        if words[:1] == ["lit-tune"]:
-            yield words[1:]
+        if "lit-tune" in words and all("=" in word for word in words[: words.index("lit-tune")]):
+            yield words[words.index("lit-tune") + 1:]
         if words[:1] == ["sbatch"]:
             yield ["train", *words[words.index("job") + 2:]]
         for word in words:

@@ -197,7 +197,8 @@ def test_a_dry_run_prints_commands_that_can_be_pasted_and_calls_none(slurm: Clou
     (("run", "--nodes=2"), "--sbatch='--nodes=2 ...'"), (("run", "--sbtach=--nodes=2"), "did you mean --sbatch?"),
     (("run", "--sbatch=--comment='a"), "no closing quotation"), (("run", "--sbatch=--job-name=other"), "in --name"),
     (("run", "--sbatch=-Jother"), "in --name"), (("down", "--zone=us-east5-b"), "leave it out"),
-    (("run", "--name=Lit"), "lower-case"), (("plan",), "--topology: expected the GPUs of all nodes"),
+    (("run", "--name=Lit"), "lower-case"),
+    (("status", "--workdir=gs://b/r"), "leave one out"), (("plan",), "--topology: expected the GPUs of all nodes"),
     (("run", "--restarts=-1"), "at least 0"), (("status", "-n"), "-n: expected a flag")])
 def test_what_is_mistyped_is_one_line_and_touches_nothing(slurm: Cloud, words: tuple[str, ...], says: str) -> None:
     code, output = slurm.launch("slurm.py", words[0], *NAME, *words[1:], *train(slurm))
@@ -208,7 +209,8 @@ def test_what_is_mistyped_is_one_line_and_touches_nothing(slurm: Cloud, words: t
     ((), "expected `-- train"), (("--", "--config=c"), "a folder that all nodes share"),
     (("--", "--config=c", "--workdir=gs://b/r"), "a folder that all nodes share"),
     (("--workdir=/a", "--", "--config=c", "--workdir=/b"), "leave one out"),
-    (("--", "cache-text", "--out=/b"), "lit-tune train"), (("--", "--config=c", "--dry-run"), "before `--`"),
+    (("--workdir=/r", "--", "cache-text", "--out=/b"), "lit-tune train"),
+    (("--", "--config=c", "--dry-run"), "before `--`"),
     (("--", "--config=c", "--workdir=/r", "--preempted_exit_code=0"), "expected 75")])
 def test_words_that_a_job_cannot_run_are_one_line(slurm: Cloud, words: tuple[str, ...], says: str) -> None:
     code, output = slurm.launch("slurm.py", "run", *NAME, *words)
