@@ -68,14 +68,6 @@ def test_the_flags_that_launchers_add_are_flags_of_train() -> None:
     assert flag_reading.read([*words, "--restarts=10"], "train")[0]["restarts"] == 10
 
 
-def test_skypilot_reads_its_file() -> None:
-    sky = pytest.importorskip("sky", reason="SkyPilot is not installed: pip install skypilot")
-    task = sky.Task.from_yaml(str(LAUNCH / "skypilot.yaml"))
-    (resources,) = task.resources
-    assert resources.use_spot and resources.accelerators == {"tpu-v6e-8": 1}
-    assert resources.job_recovery["recover_on_exit_codes"] == [76]
-
-
 def test_shell_in_skypilots_file_is_shell() -> None:
     text = (LAUNCH / "skypilot.yaml").read_text()
     parts = re.findall(r"^(?:setup|run): \|\n((?:  .*\n|\n)+)", text, re.M)
