@@ -30,6 +30,7 @@ SAVED = 76  # exit code of a run that was told to stop and has saved; SkyPilot s
 ENDED = ("SUCCEEDED", "CANCELLED", "FAILED", "FAILED_SETUP", "FAILED_PRECHECKS", "FAILED_NO_RESOURCE",
          "FAILED_CONTROLLER")
 CONTROLLER = "sky-jobs-controller-"
+NO_JOBS = "No in-progress managed jobs"  # what it says, and fails with, where there is no controller that runs
 LOOKS = 10  # at a job that is being cancelled
 
 
@@ -56,6 +57,8 @@ class Job:
         assumed = [{"job_id": 1, "job_name": self.settings.name, "status": self.assumed}] if self.assumed else []
         answer = self.commands.insist(["sky", "jobs", "queue", "--all", "--verbose", "--output=json"], self.what,
                                       self.settings.poll, assumed=json.dumps(assumed), absent=True)
+        if answer.code != 0 and NO_JOBS not in answer.error:  # another "not found" is no answer: it would launch twice
+            raise Stop(1, f"{self.what}: cannot be looked at: {plain(last(answer))}; nothing was changed")
         told = records(answer.out) if answer.code == 0 else []
         named = [one for one in told if one.get("job_name") == self.settings.name and "job_id" in one]
         found = max(named, key=lambda one: one["job_id"], default={})

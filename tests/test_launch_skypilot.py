@@ -161,6 +161,7 @@ def test_an_interruption_says_what_may_be_there(cloud: Cloud, number: int) -> No
 
 @pytest.mark.parametrize("answer, says", [
     ({"code": 1, "error": "requests.exceptions.ConnectionError: refused"}, "after 5 tries"),
+    ({"code": 1, "error": "HTTPError: 404 Client Error: Not Found for url"}, "cannot be looked at"),
     ("no jobs today\n", "expected a list in JSON")])
 def test_an_answer_that_is_none_is_no_empty_queue(cloud: Cloud, answer: str | dict, says: str) -> None:
     cloud.play(well([answer]))
