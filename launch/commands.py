@@ -144,6 +144,11 @@ class Commands:
         if answer.strip().lower() not in ("y", "yes"):
             raise Stop(1, "nothing was done")
 
+    def need(self, programs: Sequence[str]) -> None:
+        """Returns if all of these are on the PATH, or nothing is run."""
+        for program in () if self.dry_run else programs:
+            self._there([program])
+
     def _printed(self, words: Sequence[str]) -> bool:
         """Whether this is a dry run; the command is printed then."""
         if self.dry_run:
@@ -158,12 +163,15 @@ class Commands:
         return True
 
 
+SLURM = ("sbatch", "squeue", "scontrol", "scancel", "srun", "sinfo")
 INSTALL = {
     "gcloud": "install the Google Cloud SDK and run `gcloud auth login`",
     "kubectl": "run `gcloud components install kubectl gke-gcloud-auth-plugin`",
     "xpk": "run `pip install xpk`",
     "docker": "install Docker, or name an image that is there already with --image",
     "lit-tune": "run `pip install -e '.[tpu]'` in the clone and activate that environment",
+    "sky": "run `pip install 'skypilot[gcp]'` and `sky check gcp`",
+    **dict.fromkeys(SLURM, "log in to the cluster"),
 }
 
 
@@ -176,7 +184,7 @@ REASONS = (
     ("denied", r"PERMISSION_DENIED|UNAUTHENTICATED|permission denied|do(es)? not have permission|"
                r"required '[\w.]+' permission|active account|reauthenticat|invalid_grant|\((Forbidden|Unauthorized)\)"),
     ("passing", r"(?-i:\bUNAVAILABLE\b)"),  # Google's own word, whatever the text says besides
-    ("absent", r"NOT_FOUND|not found|matched no objects|(?<![\w/-])404(?![\w-])"),
+    ("absent", r"NOT_FOUND|not found|matched no objects|No in-progress managed jobs|(?<![\w/-])404(?![\w-])"),
     ("passing", r"internal error|unavailable|deadline|try again|timed? ?out|connection|(?<![\w/-])50[0234](?![\w-])"),
 )
 
