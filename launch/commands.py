@@ -100,12 +100,15 @@ class Commands:
             absent: whether "there is none" is an answer too; its code is not 0.
 
         Raises:
-            Stop: it failed TRIES times.
+            Stop: nobody may ask that, or it failed TRIES times.
         """
         for attempt in range(TRIES):
             answer = self.ask(words, assumed)
             if answer.code == 0 or (absent and reason(answer.error) == "absent"):
                 return answer
+            if reason(answer.error) == "denied":
+                raise Stop(1, f"{what}: {words[0]} may not ask: {_line(answer, 'denied')}; look whether --project is "
+                              "right and `gcloud auth list` shows the right account; `gcloud auth login` adds one")
             self.say(f"asking about {what} failed: {last(answer)}")
             if attempt + 1 < TRIES:
                 self.back_off(attempt, most)
@@ -141,6 +144,11 @@ class Commands:
         if answer.strip().lower() not in ("y", "yes"):
             raise Stop(1, "nothing was done")
 
+    def need(self, programs: Sequence[str]) -> None:
+        """Returns if all of these are on the PATH, or nothing is run."""
+        for program in () if self.dry_run else programs:
+            self._there([program])
+
     def _printed(self, words: Sequence[str]) -> bool:
         """Whether this is a dry run; the command is printed then."""
         if self.dry_run:
@@ -155,12 +163,15 @@ class Commands:
         return True
 
 
+SLURM = ("sbatch", "squeue", "scontrol", "scancel", "srun", "sinfo")
 INSTALL = {
     "gcloud": "install the Google Cloud SDK and run `gcloud auth login`",
     "kubectl": "run `gcloud components install kubectl gke-gcloud-auth-plugin`",
     "xpk": "run `pip install xpk`",
     "docker": "install Docker, or name an image that is there already with --image",
     "lit-tune": "run `pip install -e '.[tpu]'` in the clone and activate that environment",
+    "sky": "run `pip install 'skypilot[gcp]'` and `sky check gcp`",
+    **dict.fromkeys(SLURM, "log in to the cluster"),
 }
 
 
@@ -170,15 +181,22 @@ REASONS = (
     ("quota", r"quota"),
     ("stockout", r"no more capacity|stock-?out|enough resources|insufficient capacity|RESOURCE_(POOL_)?EXHAUSTED"),
     ("expired", r"expired|valid[ -]?until"),
+    ("denied", r"PERMISSION_DENIED|UNAUTHENTICATED|permission denied|do(es)? not have permission|"
+               r"required '[\w.]+' permission|active account|reauthenticat|invalid_grant|\((Forbidden|Unauthorized)\)"),
     ("passing", r"(?-i:\bUNAVAILABLE\b)"),  # Google's own word, whatever the text says besides
-    ("absent", r"NOT_FOUND|not found|matched no objects|(?<![\w/-])404(?![\w-])"),
+    ("absent", r"NOT_FOUND|not found|matched no objects|No in-progress managed jobs|(?<![\w/-])404(?![\w-])"),
     ("passing", r"internal error|unavailable|deadline|try again|timed? ?out|connection|(?<![\w/-])50[0234](?![\w-])"),
 )
 
 
 def reason(text: str) -> str:
-    """Why a command failed, by what Google's side writes: quota, stockout, expired, exists, absent, passing, other."""
+    """Why a command failed, by what Google's side writes: the names in REASONS, or other."""
     return next((name for name, mark in REASONS if re.search(mark, text, re.I)), "other")
+
+
+def _line(answer: Answer, why: str) -> str:
+    """The first line of what a failed command said that tells this reason: some explain themselves at length."""
+    return next((line.strip() for line in answer.error.splitlines() if reason(line) == why), last(answer))
 
 
 def last(answer: Answer) -> str:

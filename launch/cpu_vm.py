@@ -8,12 +8,16 @@
 what lies on their disks with them: `lit-tune` writes there, `copy` brings it into the bucket.
 """
 
+import json
+import re
 import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import machines
+import planned
 import storage
 from commands import TRIES, Answer, Commands, Stop, called, last, reason
 from settings import ELSEWHERE, Settings, parse
@@ -21,6 +25,8 @@ from settings import ELSEWHERE, Settings, parse
 NEEDS = ("name", "project", "zone", "bucket")
 UNUSED = ("--slices", "--reserved", "--reservation", "--queue-for", "--image")
 IMAGE = ["--image-family=ubuntu-2204-lts", "--image-project=ubuntu-os-cloud", "--boot-disk-size=200GB"]
+PRICES = json.loads(Path(__file__).with_name("prices.json").read_text())
+GB_A_VCPU = 4  # of the standard machines of the families in there
 
 
 class Pool:
@@ -158,12 +164,23 @@ def run(settings: Settings, commands: Commands) -> int:
     return VERBS[settings.verb](settings, commands)
 
 
+def price(machine_type: str) -> float | None:
+    """Dollars an hour of one machine, by the list prices in prices.json; None where they do not have it."""
+    match = re.fullmatch(r"([a-z0-9]+)-standard-(\d+)", machine_type)
+    rates = PRICES["families"].get(match[1]) if match else None
+    return int(match[2]) * (rates["vcpu"] + GB_A_VCPU * rates["gb"]) if rates else None
+
+
 def _plan(settings: Settings, commands: Commands) -> int:
     end = datetime.now() + timedelta(hours=settings.max_hours)
     hours = settings.machines * settings.max_hours
     commands.say(f"{settings.machines} x {settings.machine_type}: at most {hours} machine hours; they delete "
-                 f"themselves by {end:%Y-%m-%d %H:%M}, and all that lies on their disks; no prices of CPU machines are "
-                 "known here")
+                 f"themselves by {end:%Y-%m-%d %H:%M}, and all that lies on their disks")
+    one = price(settings.machine_type)
+    dollars = ("unknown: no price for this type in launch/prices.json" if one is None else
+               f"at most ${hours * one:,.2f} (${one:.3f} an hour each: list prices of {PRICES['region']}, published "
+               f"{PRICES['date']}, may be old), disks and traffic not included")
+    commands.say(f"cost: {dollars}{planned.SPOT if one and settings.tier == 'spot' else ''}")
     return 0
 
 

@@ -8,6 +8,7 @@ xpk makes the cluster, its node pools and the JobSet; kubectl tells how the JobS
 
 import hashlib
 import json
+import math
 import re
 import shlex
 import sys
@@ -20,6 +21,9 @@ from machines import FINAL, worst
 from settings import ELSEWHERE, PREEMPTED, Settings, parse
 
 TYPES = r"(v4|v5litepod|v5p|v6e|tpu7x)-\d+(x\d+)*"
+# How xpk's node pools tell a type: by their machines, MACHINE-...-CHIPSt. TPU7x, v4 and v5p count two cores a chip.
+MACHINES = {"ct4p": "v4", "ct5lp": "v5litepod", "ct5p": "v5p", "ct6e": "v6e", "tpu7x": "tpu7x"}
+CORES_A_CHIP = {"v4": 2, "v5p": 2, "tpu7x": 2}
 RESTARTED = "1,75"  # exit codes that restart all pods, beside those of signals; the others are final
 CONTAINER = "jax-tpu"  # as xpk calls it
 REPOSITORY = "lit-tune"
@@ -54,12 +58,29 @@ class Cluster:
         return found
 
     def slices(self) -> int:
-        """How many slices the cluster has: xpk's node pools NAME-np-0, NAME-np-1 ..."""
+        """How many slices the cluster has: xpk's node pools NAME-np-0, NAME-np-1 ...
+
+        Raises:
+            Stop: they are of another type: xpk would delete them, or the pods of a run would wait for ever.
+        """
         answer = self.commands.insist(
             ["gcloud", "container", "node-pools", "list", f"--cluster={self.settings.name}",
-             f"--project={self.settings.project}", f"--region={self.settings.region}", "--format=value(name)"],
-            self.what, self.settings.poll)
-        return sum(re.fullmatch(rf"{self.settings.name}-np-\d+", name) is not None for name in answer.out.split())
+             f"--project={self.settings.project}", f"--region={self.settings.region}",
+             "--format=json(name,initialNodeCount,config.machineType,placementPolicy.tpuTopology)"],
+            self.what, self.settings.poll, assumed="[]")
+        pools = [pool for pool in json.loads(answer.out or "[]")
+                 if re.fullmatch(rf"{self.settings.name}-np-\d+", pool["name"])]
+        kind, _, size = self.settings.tpu.partition("-")
+        chips = math.prod(map(int, size.split("x"))) // (1 if "x" in size else CORES_A_CHIP.get(kind, 1))
+        for pool in pools:
+            found, count, topology = _slice_of(pool)
+            other = (found, count) != (kind, chips) or ("x" in size and topology not in ("", size))
+            if other and not self.settings.force:
+                place = f" ({topology})" if topology else ""
+                raise Stop(2, f"--tpu: expected {found} with {count} chips{place}, which the cluster "
+                              f"{self.settings.name} has, found {self.settings.tpu}; change it, delete the cluster "
+                              "first (`down`), take another --name, or add --force")
+        return len(pools)
 
     def make(self) -> None:
         """Make the cluster and its node pools, or complete them.
@@ -165,6 +186,17 @@ class Cluster:
             self.commands.left[self.what] = shlex.join(self._delete())
 
 
+def _slice_of(pool: dict[str, Any]) -> tuple[str, int, str]:
+    """(kind, chips, topology) of a node pool; the kind is the machine's name where it is none of a TPU."""
+    machine = pool.get("config", {}).get("machineType", "")
+    topology = pool.get("placementPolicy", {}).get("tpuTopology", "")
+    match = re.fullmatch(r"(\w+)-\w+-(\d+)t", machine)
+    if not match or match[1] not in MACHINES:
+        return machine or "no TPU", 0, topology
+    nodes = int(pool.get("initialNodeCount", 0))  # TPU7x has no topology here
+    return MACHINES[match[1]], math.prod(map(int, topology.split("x"))) if topology else nodes * int(match[2]), topology
+
+
 def image(settings: Settings, commands: Commands) -> str:
     """The name of an image with this clone in it; built and pushed where it is not there yet."""
     if settings.image:
@@ -218,6 +250,7 @@ def _run(settings: Settings, commands: Commands) -> int:
     cluster = Cluster(settings, commands)
     if cluster.status() != "RUNNING":
         raise Stop(1, f"{cluster.what}: expected RUNNING, found {cluster.status() or 'nothing'}; call `up` or `resume`")
+    cluster.slices()
     return _go(settings, commands, cluster)
 
 
@@ -226,6 +259,8 @@ def _resume(settings: Settings, commands: Commands) -> int:
     status = cluster.status()
     if not status:
         storage.confirm_new(settings, commands, cluster.what)
+    else:
+        cluster.slices()
     if status != "RUNNING":
         cluster.make()
     return _go(settings, commands, cluster)

@@ -16,26 +16,37 @@ def approve(settings: Settings, commands: Commands) -> None:
     Raises:
         Stop: the plan says no and nobody said --force, or the person says no.
     """
-    told = tell(settings, commands)
-    if not told and not settings.force:
-        raise Stop(2, "nothing was created: the plan is not a yes; change the slice or the config, or add --force")
+    insist(settings, commands)
     what = f"{settings.slices} x {settings.tpu} ({settings.tier}) in {settings.zone}"
     commands.confirm(f"Create {what}?", yes=settings.yes)
 
 
+def insist(settings: Settings, commands: Commands) -> None:
+    """Show the plan; returns if it fits, or if --force was said.
+
+    Raises:
+        Stop: it does not fit, or cannot be made.
+    """
+    told = tell(settings, commands)
+    if not told and not settings.force:
+        raise Stop(2, "nothing was created: the plan is not a yes; change the slice or the config, or add --force")
+
+
 def plan(settings: Settings, commands: Commands) -> int:
     """The exit code of the verb `plan`."""
-    tell(settings, commands)
+    insist(settings, commands)
     return 0
 
 
 def tell(settings: Settings, commands: Commands) -> bool:
     """Whether the plan fits; it is printed."""
     configs = [word for word in settings.words if word.startswith(("--config=", "--config."))]
-    if not configs:
-        commands.say("plan: no `-- train --config=...` was given, so nothing can be planned")
+    slice_ = settings.topology or settings.tpu
+    if not configs or not slice_:
+        lacking = "--topology=GPUS such as h200x8" if configs else "`-- train --config=...`"
+        commands.say(f"plan: no {lacking} was given, so nothing can be planned")
         return commands.dry_run
-    words = ["lit-tune", "plan", *configs, f"--topology={settings.tpu}", f"--slices={settings.slices}", "--noplain",
+    words = ["lit-tune", "plan", *configs, f"--topology={slice_}", f"--slices={settings.slices}", "--noplain",
              "--json"]
     commands.say("plan: compiling the step for that slice takes one to three minutes")
     answer = commands.ask(words, assumed="")
@@ -57,7 +68,8 @@ def shown(found: dict[str, Any], now: datetime) -> list[str]:
     slice_ = f"{found['topology']} x {found['slices']}, {found['chips']} chips on {found['hosts']} hosts"
     if not found["fits"]:
         changes = "; ".join(f"{one['change']} ({one['hbm_peak_gib']} GiB)" for one in found["would_fit"])
-        return [f"plan: {slice_}", f"memory: {memory}: does NOT fit; what would: {changes or 'nothing found'}"]
+        bound = ", by an upper bound (no such GPU is here to compile for)" if found.get("memory_is_bound") else ""
+        return [f"plan: {slice_}", f"memory: {memory}: does NOT fit{bound}; what would: {changes or 'nothing found'}"]
     low, high = found["run_hours_low"], found["run_hours_high"]
     first, last = (f"{now + timedelta(hours=hours):%Y-%m-%d %H:%M}" for hours in (low, high))
     dollars = (f"${found['cost_usd_low']:,.0f} to ${found['cost_usd_high']:,.0f} (prices of {found['price_date']})"

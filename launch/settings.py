@@ -28,7 +28,19 @@ VERBS = {
 }
 NEEDS = ("name", "project", "zone", "tpu", "bucket")
 NEEDS_LESS = {"plan": ("tpu",), "logs": ("name", "project", "zone")}
-OF_BOTH = {"--help", "--name", "--restarts", "--slices"}  # flags of launchers and of lit-tune
+OF_BOTH = {"--help", "--name", "--restarts", "--slices", "--topology", "--workdir"}  # of launchers and of lit-tune
+# What only Google's machines have; the other launchers refuse it.
+OF_GOOGLE = ("--project", "--zone", "--tpu", "--slices", "--spot", "--reserved", "--reservation", "--bucket",
+             "--queue-for", "--fetch", "--mount", "--image", "--service-account", "--network", "--machines",
+             "--machine-type", "--max-hours", "--iap")
+# Flags of some launchers only, which name them to `parse`.
+OF_SOME: dict[str, dict[str, Any]] = {
+    "--topology": {"default": "", "metavar": "GPUS", "help": "all GPUs of the run, such as h200x8: what is planned"},
+    "--workdir": {"default": "", "dest": "folder", "metavar": "DIR", "help": "the run's folder, if no words name it"},
+    "--processes": {"type": int, "default": 1, "metavar": "N", "help": "how many, on this machine"},
+    "--sbatch": {"action": "append", "default": [], "metavar": "FLAGS",
+                 "help": "flags for sbatch, such as '--nodes=2 --partition=gpu'; may be repeated"},
+}
 # Flags of lit-tune that are read here too. It takes `--flag value` as well as `--flag=value`.
 READ_HERE = r"--(workdir|out|restarts|preempted[-_]exit[-_]code|config(\..+)?)"
 ELSEWHERE = "if there should be, look at --name, --project and --zone"
@@ -74,6 +86,10 @@ class Settings:
     force: bool
     dry_run: bool
     words: tuple[str, ...]
+    topology: str = ""
+    folder: str = ""
+    sbatch: tuple[str, ...] = ()
+    processes: int = 1
 
     @property
     def region(self) -> str:
@@ -82,20 +98,20 @@ class Settings:
 
     @property
     def workdir(self) -> str:
-        """Where the run's checkpoints are: what the words say, else BUCKET/runs/NAME."""
-        return self.flag("workdir") or f"{self.bucket}/runs/{self.name}"
+        """Where the run's checkpoints are: what the words or the flags say, else BUCKET/runs/NAME, else ""."""
+        return self.flag("workdir") or self.folder or (f"{self.bucket}/runs/{self.name}" if self.bucket else "")
 
     def flag(self, name: str) -> str:
         """The value of --NAME=VALUE among the words; "" if it is not there."""
         found = [word.partition("=")[2] for word in self.words if word.startswith(f"--{name}=")]
         return found[-1] if found else ""
 
-    def train_words(self) -> list[str]:
-        """The words, completed for a training run: where it saves, how often it starts itself again."""
+    def train_words(self, preempted: int = PREEMPTED) -> list[str]:
+        """The words, completed for a training run: where it saves, how often it starts itself again, how it ends."""
         words = list(self.words)
         if words[0] == "train":
             words += [] if self.flag("workdir") else [f"--workdir={self.workdir}"]
-            words += [f"--preempted_exit_code={PREEMPTED}"]
+            words += [f"--preempted_exit_code={preempted}"]
             words += [] if self.flag("restarts") else [f"--restarts={self.restarts}"]
         return words
 
@@ -104,7 +120,8 @@ class Settings:
         return f"{shlex.join(['python', self.program, verb, *self.typed])} -- {words}"
 
 
-def parse(program: str, argv: Sequence[str], *, needs: Sequence[str] = NEEDS, unused: Sequence[str] = ()) -> Settings:
+def parse(program: str, argv: Sequence[str], *, needs: Sequence[str] = NEEDS, unused: Sequence[str] = (),
+          more: Sequence[str] = (), shared: str = "", hint: str = "") -> Settings:
     """The settings of a command line.
 
     Args:
@@ -112,6 +129,9 @@ def parse(program: str, argv: Sequence[str], *, needs: Sequence[str] = NEEDS, un
         argv: the words behind that.
         needs: the settings without which its machines cannot be named.
         unused: flags that mean nothing to it, and are refused.
+        more: of OF_SOME those that it takes.
+        shared: what the run's folder has to be, where it is none in a bucket.
+        hint: where else an unknown flag may belong.
 
     Raises:
         Stop: exit code 2, one line.
@@ -127,24 +147,41 @@ def parse(program: str, argv: Sequence[str], *, needs: Sequence[str] = NEEDS, un
         if flag in found:
             raise Stop(2, f"{flag}: expected with another launcher, found with {program}, to which it means nothing; "
                           "leave it out")
-    given = _read(program, flags, words)
-    fetch = tuple(_pair(text) for text in given.pop("fetch"))
-    settings = Settings(program=program, typed=tuple(ours[1:]), words=tuple(_joined(words)), fetch=fetch, **given)
+    given = _read(_parser(program, unused, more), flags, words, hint)
+    given["fetch"] = tuple(_pair(text) for text in given["fetch"])
+    given["sbatch"] = tuple(word for text in given.get("sbatch", ()) for word in _cut(text))
+    settings = Settings(program=program, typed=tuple(ours[1:]), words=tuple(_joined(words)), **given)
     _check(settings, needs)
+    if shared and ("://" in settings.workdir or (settings.verb in ("run", "resume") and not settings.workdir)):
+        raise Stop(2, f"--workdir: expected {shared}, found {settings.workdir or 'none'}; name one")
+    if settings.words[:1] == ("train",):
+        _check_training(settings, bucket=not shared)
     return settings
 
 
-def _read(program: str, flags: Sequence[str], words: Sequence[str]) -> dict[str, Any]:
+def save_seconds() -> float:
+    """How long `down` waits for a run to save, where machines are not deleted: LIT_TUNE_SAVE_SECONDS, else 60.
+
+    Raises:
+        Stop: that is no number.
+    """
+    given = os.environ.get("LIT_TUNE_SAVE_SECONDS", "60")
+    if not re.fullmatch(r"\d+(\.\d+)?", given):
+        raise Stop(2, f"LIT_TUNE_SAVE_SECONDS: expected a number of seconds, found {given!r}; change it")
+    return float(given)
+
+
+def _read(parser: "_Parser", flags: Sequence[str], words: Sequence[str], hint: str) -> dict[str, Any]:
     """The values of the flags, and the verb; none of the flags stands behind `--`."""
-    parser = _parser(program)
-    there = set(re.findall(r"--[a-z-]+", parser.format_help()))
+    there = parser.flags
     for flag in (word.partition("=")[0] for word in words):
         if flag.replace("_", "-") in there - OF_BOTH:  # a `--dry-run` there would not be one
             raise Stop(2, f"{flag}: expected before `--`, found behind it, where the words for lit-tune are; move it")
     known, unknown = parser.parse_known_args(flags)
     if unknown:
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], there, n=1)
-        do = f"did you mean {near[0]}?" if near else "`--help` shows them; words for lit-tune stand behind `--`"
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], there, n=1, cutoff=0.8 if hint else 0.6)
+        do = f"did you mean {near[0]}?" if near else (
+            hint or "`--help` shows them; words for lit-tune stand behind `--`")
         raise Stop(2, f"{unknown[0]}: expected a flag, found an unknown one; {do}")
     return vars(known)
 
@@ -194,6 +231,14 @@ def _pair(text: str) -> tuple[str, str]:
     return source, target
 
 
+def _cut(text: str) -> list[str]:
+    """The words of --sbatch, cut as a shell does."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise Stop(2, f"--sbatch={text}: expected flags for sbatch, found {str(error).lower()}; close it") from error
+
+
 def _check(settings: Settings, needs: Sequence[str]) -> None:
     """Refuse what cannot be meant, before anything is asked or created."""
     for name in NEEDS_LESS.get(settings.verb, needs):
@@ -209,19 +254,20 @@ def _check(settings: Settings, needs: Sequence[str]) -> None:
         value = getattr(settings, name)
         if value and not re.fullmatch(rule, value):
             raise Stop(2, f"--{name}: expected {expected}, found {value!r}; change it")
-    for name, least in (("slices", 1), ("restarts", 0), ("worker", 0), ("poll", 0)):
+    for name, least in (("slices", 1), ("restarts", 0), ("worker", 0), ("poll", 0), ("processes", 1)):
         if not getattr(settings, name) >= least:
             raise Stop(2, f"--{name}: expected at least {least}, found {getattr(settings, name)}; change it")
     if settings.verb in ("run", "resume") and not settings.words:
         raise Stop(2, f"{settings.verb}: expected `-- train --config=...` at the end, found nothing after the flags; "
                       "add what is to run")
-    if settings.words[:1] == ("train",):
-        _check_training(settings)
+    if settings.folder and settings.flag("workdir") not in ("", settings.folder):
+        raise Stop(2, f"--workdir: expected one folder, found {settings.folder!r} before `--` and "
+                      f"{settings.flag('workdir')!r} behind it; leave one out")
 
 
-def _check_training(settings: Settings) -> None:
+def _check_training(settings: Settings, *, bucket: bool) -> None:
     """Refuse what would let a run's work go with its machines, or hide from the launcher how it ended."""
-    if settings.flag("workdir") and not settings.workdir.startswith("gs://"):
+    if bucket and settings.flag("workdir") and not settings.workdir.startswith("gs://"):
         raise Stop(2, f"--workdir: expected gs://BUCKET/FOLDER, found {settings.workdir!r}: the machines' own disks go "
                       "with them; leave it out, or name one in a bucket")
     code = settings.flag("preempted_exit_code")
@@ -231,29 +277,40 @@ def _check_training(settings: Settings) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line where argparse prints all flags."""
+    """One line where argparse prints all flags.
+
+    Attributes:
+        flags: all that there are, the hidden ones too.
+    """
+
+    flags: frozenset[str] = frozenset()
 
     def error(self, message: str) -> NoReturn:
         """End the launcher."""
         raise Stop(2, f"{message}; `--help` shows the flags")
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
-    """The flags."""
+def _parser(program: str, unused: Sequence[str] = (), more: Sequence[str] = ()) -> _Parser:
+    """The flags; those that are not used are left out of the help."""
     verbs = "\n".join(f"  {verb:7} {meaning}" for verb, meaning in VERBS.items())
-    parser = _Parser(prog=f"python {program}", formatter_class=argparse.RawDescriptionHelpFormatter,
-                     description=f"verbs:\n{verbs}", allow_abbrev=False,
+    parser = _Parser(usage=f"python {program} VERB [FLAGS] [-- WORDS]", description=f"verbs:\n{verbs}",
+                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
                      epilog="@FILE: flags from a file. After `--`: the words for lit-tune.")
     parser.add_argument("verb", choices=VERBS)
-    add = parser.add_argument
+    found = {"--help"}
+
+    def add(*names: str, to: Any = parser, **how: Any) -> None:
+        found.update(names)
+        to.add_argument(*names, **how | ({"help": argparse.SUPPRESS} if names[0] in unused else {}))
+
     add("--name", default="", help="of the machines, the run's folder and everything else that is made")
     add("--project", default=os.environ.get("CLOUDSDK_CORE_PROJECT", ""), help="Google Cloud project id")
     add("--zone", default="", help="such as us-east5-b; the bucket belongs in its region")
     add("--tpu", default="", help="v4-16, v5litepod-256, v5p-128, v6e-256; on GKE tpu7x-16 too")
     add("--slices", type=int, default=1, metavar="N", help="how many of them, joined by the data centre's network")
     tier = parser.add_mutually_exclusive_group()
-    tier.add_argument("--spot", dest="tier", action="store_const", const="spot", help="cheaper, may be taken away")
-    tier.add_argument("--reserved", dest="tier", action="store_const", const="reserved", help="from a reservation")
+    add("--spot", to=tier, dest="tier", action="store_const", const="spot", help="cheaper, may be taken away")
+    add("--reserved", to=tier, dest="tier", action="store_const", const="reserved", help="from a reservation")
     parser.set_defaults(tier="on-demand")
     add("--reservation", default="", metavar="NAME", help="which one, with --reserved on GKE")
     add("--bucket", default="", metavar="gs://B", help="for code, data and checkpoints; made in the region if absent")
@@ -274,4 +331,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     add("--yes", action="store_true", help="do not ask")
     add("--force", action="store_true", help="go on where the plan does not fit or the bucket is far away")
     add("--dry-run", "--dry_run", action="store_true", help="print the commands, one a line; run none")
+    for flag in more:
+        add(flag, **OF_SOME[flag])
+    parser.flags = frozenset(found)
     return parser

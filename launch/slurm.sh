@@ -9,21 +9,15 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
-# A GPU cluster with Slurm: one process a GPU, which find each other by themselves.
+# The job of a run on a GPU cluster with Slurm: one process a GPU, which find each other by themselves. Slurm starts it,
+# sent by slurm.py, which has the verbs (plan, up, run, logs, status, resume, down):
 #
-#   launch/slurm.sh VERB --name=NAME [sbatch flags] -- --config=NAME --workdir=DIR [flags of `lit-tune train`]
+#   python launch/slurm.py VERB --name=NAME [flags] -- --config=NAME --workdir=DIR [flags of `lit-tune train`]
+#   launch/slurm.sh VERB ...         the same
+#   sbatch launch/slurm.sh job N ... what that sends: N is how often it may be queued again without a new checkpoint
 #
-#   plan     lit-tune plan for --topology=GPUS (h200x8); allocates nothing
-#   up       checks that the cluster and the program can be used
-#   run      submits the job, unless one of this name is there; resume is the same
-#   logs     follows the job's log
-#   status   the job's state and its newest checkpoint
-#   down     SIGTERM, so that the run saves, and the job is taken off the queue
-#
-# The lines above are the defaults; flags before `--` are handed to sbatch and win. 120 s before the time is over, and
-# when Slurm takes the nodes away, the run gets SIGTERM, saves, ends with 75 and is put into the queue again: at most
-# LIT_TUNE_REQUEUES (10) times without a new checkpoint. `down` gives it LIT_TUNE_SAVE_SECONDS (60) to save. Every shell
-# word is passed on as it was given.
+# The lines above are the defaults of sbatch's flags. 120 s before the time is over, and when Slurm takes the nodes away,
+# the run gets SIGTERM, saves, ends with 75 and is put into the queue again. Every shell word is passed on as it was given.
 set -euo pipefail
 
 fail() {
@@ -62,7 +56,10 @@ task() { # task FILE WORDS...: one process of the run; a final exit code is also
   exit "$code"
 }
 
-job() { # inside the allocation; the arguments are those of `lit-tune train`
+job() { # job N WORDS...: inside the allocation; the words are those of `lit-tune train`
+  local most=${1:-}
+  [[ $most =~ ^[0-9]+$ ]] || fail 2 "N: expected how often the job may be queued again, found '$most'; for example: job 10 --config=..."
+  shift
   local word workdir='' code=0 tries=0 before=-1 now mark final
   for word in "$@"; do case $word in --workdir=*) workdir=${word#*=} ;; esac done
   folder "$workdir"
@@ -78,78 +75,13 @@ job() { # inside the allocation; the arguments are those of `lit-tune train`
   now=$(newest "$workdir")
   [ ! -s "$mark" ] || read -r before tries <"$mark"
   if ((now > before)); then tries=0; else tries=$((tries + 1)); fi
-  ((tries <= ${LIT_TUNE_REQUEUES:-10})) || fail "$code" "exit code $code, $tries times without a new checkpoint since step $now; given up"
+  ((tries <= most)) || fail "$code" "exit code $code, $tries times without a new checkpoint since step $now; given up"
   echo "$now $tries" >"$mark"
   echo "launch/slurm.sh: exit code $code at checkpoint $now; into the queue again"
   scontrol requeue "$SLURM_JOB_ID"
 }
 
-if [ -n "${SLURM_JOB_ID:-}" ] && [ "${1:-}" = job ]; then
-  shift
-  job "$@"
-  exit
-fi
-
-verb=${1:-}
-case $verb in plan | up | run | resume | status | logs | down) shift ;; *) fail 2 "VERB: expected plan, up, run, resume, status, logs or down, found '$verb'" ;; esac
-name='' topology='' flags=() words=() workdir=''
-while (($#)); do
-  case $1 in
-    --) shift && words=("$@") && break ;;
-    --name=*) name=${1#*=} ;;
-    --topology=*) topology=${1#*=} ;;
-    *) flags+=("$1") ;;
-  esac
-  shift
-done
-for flag in ${flags[@]+"${flags[@]}"}; do
-  [ "$flag" != --dry-run ] || fail 2 "--dry-run: expected with the launchers in Python, found here, where there is none; nothing was done"
-  case $verb in run | resume) ;; *) fail 2 "$flag: expected with run and resume only, which hand it to sbatch, found with $verb; leave it out" ;; esac
-done
-[[ $name =~ ^[A-Za-z0-9_.-]+$ ]] || fail 2 "--name: expected letters, digits, - _ ., found '$name'; add --name=NAME"
-for word in ${words[@]+"${words[@]}"}; do case $word in --workdir=*) workdir=${word#*=} ;; esac done
-
-case $verb in run | resume | status | logs | down)
-  command -v squeue >/dev/null || fail 1 "squeue: expected on the PATH, found nothing; log in to the cluster" ;;
-esac
-
-mine() { squeue --me --noheader --name="$name" --format=%i | head -n 1; }
-
-case $verb in
-  plan)
-    [ -n "$topology" ] || fail 2 "--topology: expected the GPUs of all nodes, such as h200x8, found none; add it"
-    configs=()
-    for word in ${words[@]+"${words[@]}"}; do case $word in --config=* | --config.*) configs+=("$word") ;; esac done
-    lit-tune plan ${configs[@]+"${configs[@]}"} --topology="$topology"
-    ;;
-  up)
-    for program in sbatch srun lit-tune; do
-      command -v "$program" >/dev/null || fail 1 "$program: expected on the PATH, found nothing; log in to the cluster, activate the environment"
-    done
-    sinfo --summarize
-    ;;
-  run | resume)
-    folder "$workdir"
-    id=$(mine)
-    [ -z "$id" ] || { echo "job $id is there already; \`logs\` shows it" && exit; }
-    sbatch --job-name="$name" ${flags[@]+"${flags[@]}"} "$0" job "${words[@]}"
-    ;;
-  status)
-    squeue --me --name="$name"
-    [ -z "$workdir" ] || echo "newest checkpoint: $(newest "$workdir")"
-    ;;
-  logs)
-    id=$(mine)
-    [ -n "$id" ] || fail 1 "no job $name is queued or running; its last log is $name-JOB.log in the folder it was sent from"
-    tail -n 200 -F "$(scontrol show job "$id" | sed -n 's/^ *StdOut=//p')"
-    ;;
-  down)
-    id=$(mine)
-    [ -n "$id" ] || { echo "no job $name is there" && exit; }
-    # To the tasks first: a cancelled job's grace is the cluster's own and may be short.
-    scancel --signal=TERM "$id" || true
-    sleep "${LIT_TUNE_SAVE_SECONDS:-60}"
-    scancel "$id"
-    echo "job $id is off the queue"
-    ;;
-esac
+[ "${1:-}" = job ] || exec python3 "$(dirname "$0")/slurm.py" "$@" # typed by a person
+[ -n "${SLURM_JOB_ID:-}" ] || fail 2 "job: expected inside an allocation, found none; send it by sbatch, or call \`run\`"
+shift
+job "$@"

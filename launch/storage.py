@@ -98,6 +98,9 @@ def _below(folder: Path) -> list[str]:
 
 def newest_step(settings: Settings, commands: Commands) -> int:
     """Step of the newest whole checkpoint, -1 if there is none or it cannot be told."""
+    if "://" not in settings.workdir:
+        found = Path(settings.workdir).glob("checkpoints/*/digests.json")
+        return max((int(file.parent.name) for file in found if file.parent.name.isdigit()), default=-1)
     listed = commands.ask(["gcloud", "storage", "ls", f"{settings.workdir}/checkpoints/*/digests.json"])
     if listed.code != 0 and reason(listed.error) != "absent":
         commands.say(f"the checkpoints in {settings.workdir} cannot be looked at: {last(listed)}")

@@ -20,14 +20,14 @@ said=$HOME/lit_tune_words
 metadata=http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number
 
 install() { # install EXTRA
-  local mark=$venv/installed want
-  want=$(cat "$clone/setup.py" "$0" | sha256sum)
+  local mark=$venv/installed pins=$clone/launch/constraints.txt want
+  want=$(cat "$clone/setup.py" "$pins" "$0" | sha256sum)
   if [ "$(cat "$mark" 2>/dev/null)" != "$want $1" ]; then
     # The images have Python 3.10; lit_tune wants 3.11 or newer, so uv brings one.
     python3 -m pip --version >/dev/null 2>&1 || apt python3-pip
     python3 -m pip install --quiet --user 'uv==0.9.*'
     python3 -m uv venv --quiet --clear --python 3.12 "$venv"
-    python3 -m uv pip install --quiet --python "$venv/bin/python" --editable "${clone}[$1]"
+    python3 -m uv pip install --quiet --python "$venv/bin/python" --constraint "$pins" --editable "${clone}[$1]"
     echo "$want $1" >"$mark"
   fi
   "$venv/bin/lit-tune" --version

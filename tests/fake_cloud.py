@@ -5,6 +5,7 @@ one answers, with its answers in turn and the last one for ever. An answer is te
 {"code", "out", "error", "seconds"}. A call that no pattern knows is a silent success.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -15,6 +16,12 @@ import time
 from pathlib import Path
 
 LAUNCH = Path(__file__).parents[1] / "launch"
+# A run on a slice, as the tests of launchers type it, and what `lit-tune plan --json` says of it.
+PLACE = ("--name=lit", "--project=my-project", "--zone=us-east5-b", "--tpu=v6e-16", "--bucket=gs://my-lit", "--poll=0")
+TRAIN = ("--", "train", "--config=quickstart", "--config.data.train=gs://my-lit/a b/*.tar")
+PLAN = {"fits": True, "topology": "v6e:4x4", "slices": 1, "chips": 16, "devices": 16, "hosts": 4, "hbm_peak_gib": 14.3,
+        "hbm_limit_gib": 31.25, "would_fit": [], "run_hours_low": 10.0, "run_hours_high": 20.0, "cost_usd_low": 400.0,
+        "cost_usd_high": 800.0, "price_date": "2026-11-25"}
 CALL = "\x1e"  # ends a call in the record; its words end with WORD
 WORD = "\x1f"
 PROGRAM = r"""#!/bin/sh
@@ -84,6 +91,13 @@ class Cloud:
         output = process.communicate(timeout=timeout)[0]
         return process.returncode, output
 
+    def dry(self, program: str, verb: str, *words: str) -> list[list[str]]:
+        """The commands that a dry run of a launcher prints, each as words; it calls none."""
+        code, output = self.launch(program, verb, "--dry-run", *words)
+        assert code == 0, output
+        assert not self.calls(), "a dry run called something"
+        return [shlex.split(line) for line in output.splitlines() if not line.startswith("#")]
+
     def wait_for(self, pattern: str, process: subprocess.Popen, timeout: float = 30) -> None:
         """Returns when a call with these words was made."""
         deadline = time.monotonic() + timeout
@@ -93,33 +107,21 @@ class Cloud:
             time.sleep(0.02)
 
 
+def checkpoints(*steps: int) -> str:
+    """What `ls` says of the checkpoints."""
+    return "".join(f"gs://my-lit/runs/lit/checkpoints/{step}/digests.json\n" for step in steps)
+
+
+def node_pools(*names: str, machine: str = "ct6e-standard-4t", nodes: int = 4, topology: str = "4x4") -> str:
+    """What gcloud says of node pools: v6e-16 unless told; one called default-pool has CPU machines."""
+    cpu = {"name": "default-pool", "initialNodeCount": 2, "config": {"machineType": "e2-standard-16"}}
+    place = {"placementPolicy": {"tpuTopology": topology}} if topology else {}
+    tpu = {"initialNodeCount": nodes, "config": {"machineType": machine}, **place}
+    return json.dumps([cpu if name == "default-pool" else {"name": name, **tpu} for name in names])
+
+
 def interrupt(process: subprocess.Popen, number: int = signal.SIGINT, timeout: float = 30) -> tuple[int, str]:
     """(exit code, output) of a launcher that gets a signal."""
     process.send_signal(number)
     output = process.communicate(timeout=timeout)[0]
     return process.returncode, output
-
-
-def parsed_by_gcloud(printed: list[list[str]], home: Path) -> int:
-    """How many different commands the real gcloud takes; it reads all flags before it asks for an account.
-
-    Exit code 2 is a flag that it does not know, 1 that nobody is logged in. No account, no metadata server, a proxy
-    that is closed: nothing can leave this machine.
-    """
-    variables = os.environ | {"CLOUDSDK_CONFIG": str(home / "empty"), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
-                              "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false", "CLOUDSDK_PROXY_TYPE": "http",
-                              "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1", "CLOUDSDK_PROXY_PORT": "9"}
-    variables.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
-
-    def answer(words: list[str]) -> tuple[int, str]:
-        done = subprocess.run(words, env=variables, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                              timeout=120)
-        return done.returncode, done.stderr
-
-    assert answer(["gcloud", "compute", "tpus", "queued-resources", "create", "x", "--bogus"])[0] == 2
-    local = ["gcloud", "auth", "configure-docker"]  # needs no account: it writes a file
-    different = {shlex.join(words): words for words in printed if words[0] == "gcloud" and words[:3] != local}
-    for line, words in different.items():
-        code, error = answer(words)
-        assert code == 1 and "active account" in error, (code, line, error)
-    return len(different)

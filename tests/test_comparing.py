@@ -9,7 +9,7 @@ from compared_systems import RETRIEVAL, SETTINGS, ours, result, write_model, wri
 
 from lit_tune.comparing.rows import MOST, compare
 from lit_tune.comparing.systems import System, read_systems
-from lit_tune.comparing.text import table
+from lit_tune.comparing.text import WIDTH, table
 from lit_tune.errors import ConfigError, DataError
 from lit_tune.evals.results import Result, write_results
 
@@ -226,6 +226,34 @@ def test_more_systems_than_fit_stand_in_a_second_block():
     text = table(compare(systems))
     assert max(map(len, text.splitlines())) < 120 and text.count("per cent") == 2
     assert text.count("ImageNet Sketch") >= 2 and len(re.findall(r"60\.1 ±0\.4", text)) == 1
+
+
+def heads(text):
+    """The lines above the figures of each block, without "per cent"."""
+    return [[line.removeprefix("per cent").split() for line in block.partition("\nAverages\n")[0].splitlines()]
+            for block in text.partition("\n\n±")[0].split("\n\n")]
+
+
+def test_a_name_is_broken_only_where_it_would_need_another_block():
+    names = ["runs/2026-11/b16_lr3e-4@2000", "experiments_of_november", "b"]
+    text = table(compare([system(name, *ours()) for name in names]))
+    assert heads(text) == [[names]] and max(map(len, text.splitlines())) < 120
+    names = [f"runs/night-{i}/vit_base_patch16@{i}000" for i in range(1, 4)]  # 32 wide: three fit only when broken
+    text = table(compare([system(name, *ours()) for name in names]))
+    (lines,) = heads(text)
+    assert len(lines) == 2 and ["".join(parts) for parts in zip(*lines, strict=True)] == names, text
+    assert all(part[-1] in "/-_@" for part in lines[0]) and max(map(len, text.splitlines())) < 120
+
+
+def test_no_part_of_a_name_is_lost_or_cut_within_a_word():
+    names = ["a" * 70, "pre-trained_on/everything_that_there_is/with-a-rather-long-name@2000", "b c/d" * 10]
+    text = table(compare([system(name, *ours()) for name in names]))
+    shown = text.partition("\nAverages\n")[0].replace("per cent", " " * 8)
+    columns = [shown.splitlines()[0].index(start) for start in ("a" * 32, "pre", "b c")] + [WIDTH]
+    for name, left, right in zip(names, columns[:-1], columns[1:], strict=True):
+        parts = [line[left:right].rstrip() for line in shown.splitlines() if line[left:right].strip()]
+        assert "".join(parts) == name and all(len(part) <= 32 for part in parts), text
+        assert name[0] == "a" or all(part[-1] in "/-_@" for part in parts[:-1]), parts
 
 
 def test_the_example_of_the_docs_is_what_is_printed(tmp_path):

@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_cloud import LAUNCH, Cloud
+from fake_cloud import LAUNCH, PLACE, Cloud, node_pools
 
 from lit_tune import flag_reading, flags
-
-PLACE = ("--name=lit", "--project=my-project", "--zone=us-east5-b", "--tpu=v6e-16", "--bucket=gs://my-lit", "--poll=0")
 
 
 def evaluated(expression: str, modules: str, *given: str) -> object:
@@ -28,12 +26,19 @@ SAID = {
     "ERROR: NOT_FOUND: Resource 'projects/p/locations/z/queuedResources/lit' was not found": "absent",
     "ERROR: (gcloud.storage.buckets.describe) gs://my-lit not found: 404.": "absent",
     "ERROR: (gcloud.storage.ls) One or more URLs matched no objects.": "absent",
+    "sky.exceptions.ClusterNotUpError: No in-progress managed jobs.": "absent",
     "ERROR: UNAVAILABLE: Resource 'projects/404123456/locations/z/queuedResources/lit' connection reset": "passing",
     "UNAVAILABLE: the backend was not found": "passing",
     "HTTPError 503: try later": "passing",
     "gs://run-404/x: [502] bad gateway": "passing",
-    "PERMISSION_DENIED: 'tpu.nodes.get' denied on 'projects/215031234567/locations/z/nodes/lit-404'": "other",
-    "PERMISSION_DENIED: denied on projects/404": "other",
+    "PERMISSION_DENIED: 'tpu.nodes.get' denied on 'projects/215031234567/locations/z/nodes/lit-404'": "denied",
+    "PERMISSION_DENIED: denied on projects/404": "denied",
+    "UNAVAILABLE: permission denied": "denied",
+    "ERROR: (gcloud.projects.describe) [me] does not have permission to access projects instance [p]": "denied",
+    "ERROR: (gcloud.compute.instances.list) - Required 'compute.instances.list' permission for 'projects/p'": "denied",
+    "ERROR: (gcloud.container.clusters.list) You do not currently have an active account selected.": "denied",
+    "error: You must be logged in to the server (Unauthorized)": "denied",
+    "Quota 'CPUS' exceeded; the caller does not have permission to raise it": "quota",
     "denied on 'lit-500', 'lit-404-b' and my_404": "other",
     "RESOURCE_EXHAUSTED: Quota limit 'TPUV6E' has been exceeded. Limit: 404": "quota",
     "The zone 'projects/p/zones/z' does not have enough resources available to fulfill the request": "stockout",
@@ -79,6 +84,22 @@ def test_a_question_is_asked_five_times_then_the_launcher_ends(
     assert cloud.launch(program, "status", *PLACE, *words)[0] == 0
 
 
+@pytest.mark.parametrize("program, verb, pattern, words", [
+    ("tpu_vm.py", "status", "queued-resources describe", ()), ("tpu_vm.py", "down", "queued-resources describe", ()),
+    ("gke.py", "status", "clusters list", ()), ("gke.py", "down", "clusters list", ()),
+    ("gke.py", "status", "kubectl get", ()), ("cpu_vm.py", "down", "instances list", ("--machines=2",))])
+def test_a_question_that_nobody_may_ask_is_asked_once(
+        cloud: Cloud, program: str, verb: str, pattern: str, words: tuple[str, ...]) -> None:
+    error = ("ERROR: PERMISSION_DENIED: Permission 'x.list' denied on 'projects/my-projcet' (or it may not exist)\n"
+             "- '@type': type.googleapis.com/google.rpc.ErrorInfo\n  reason: IAM_PERMISSION_DENIED\n  metadata: x\n")
+    cloud.play({"clusters list": ["RUNNING"]} | {pattern: [{"code": 1, "error": error}]})
+    code, output = cloud.launch(program, verb, *PLACE, *words, "--yes")
+    assert code == 1 and len([call for call in cloud.calls() if pattern in " ".join(call)]) == 1, output
+    assert "denied on 'projects/my-projcet' (or it may not exist); look whether --project is right" in output, output
+    assert "gcloud auth login" in output and "metadata: x" not in output
+    assert not [call for call in cloud.calls() if "delete" in call]
+
+
 def test_checkpoints_that_cannot_be_looked_at_are_not_called_absent_without_a_word(cloud: Cloud) -> None:
     cloud.play({"storage ls": [{"code": 1, "error": "ERROR: One or more URLs matched no objects."}]})
     code, output = cloud.launch("tpu_vm.py", "status", *PLACE)
@@ -92,7 +113,7 @@ UP = {"^lit-tune plan": ['{"fits": true, "topology": "v6e:4x4", "slices": 1, "ch
                          '"hbm_peak_gib": 14.3, "hbm_limit_gib": 31.25, "would_fit": [], "run_hours_low": 10.0, '
                          '"run_hours_high": 20.0, "cost_usd_low": null, "cost_usd_high": null}'],
       "queued-resources describe": [json.dumps({"state": {"state": "ACTIVE"}})], "clusters list": ["RUNNING"],
-      "node-pools list": ["lit-np-0"],
+      "node-pools list": [node_pools("lit-np-0")],
       "instances list": ["lit-1,RUNNING\n"], "buckets describe": ["US-EAST5"]}
 
 
@@ -145,7 +166,7 @@ def test_restarts_behind_the_dashes_are_the_users(cloud: Cloud, words: tuple[str
 
 
 def test_only_a_flag_that_lit_tune_has_too_may_stand_behind_the_dashes() -> None:
-    ours = set(evaluated("re.findall(r'--[a-z-]+', settings._parser('x').format_help())", "settings, re"))
+    ours = set(evaluated("sorted(settings._parser('x', (), settings.OF_SOME).flags)", "settings"))
     theirs = {f"--{flag_reading.spelled(field)}".replace("_", "-") for command in flags.COMMANDS.values()
               for field in dataclasses.fields(command)}
     assert set(evaluated("sorted(settings.OF_BOTH)", "settings")) == (ours & theirs) | {"--help"}

@@ -1,16 +1,13 @@
 """What lies in launch/: shell that shells and shellcheck read, Python of the library alone, SkyPilot's file, the
-scripts that run on machines, Slurm's, and what the README of launch/ says of them."""
+scripts that run on machines, and what the README of launch/ says of them."""
 
 import ast
 import io
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import fake_cloud
@@ -67,16 +64,8 @@ def test_launchers_need_nothing_but_python_and_call_no_shell(module: Path) -> No
 def test_the_flags_that_launchers_add_are_flags_of_train() -> None:
     words = ["--config=quickstart", "--workdir=x", "--preempted_exit_code=75"]
     settings = (LAUNCH / "settings.py").read_text()
-    assert "--preempted_exit_code={PREEMPTED}" in settings and "--restarts={self.restarts}" in settings
+    assert "--preempted_exit_code={preempted}" in settings and "--restarts={self.restarts}" in settings
     assert flag_reading.read([*words, "--restarts=10"], "train")[0]["restarts"] == 10
-
-
-def test_skypilot_reads_its_file() -> None:
-    sky = pytest.importorskip("sky", reason="SkyPilot is not installed: pip install skypilot")
-    task = sky.Task.from_yaml(str(LAUNCH / "skypilot.yaml"))
-    (resources,) = task.resources
-    assert resources.use_spot and resources.accelerators == {"tpu-v6e-8": 1}
-    assert resources.job_recovery["recover_on_exit_codes"] == [1, 75]
 
 
 def test_shell_in_skypilots_file_is_shell() -> None:
@@ -94,7 +83,10 @@ def test_the_readme_has_every_verb_flag_and_file() -> None:
     for path in LAUNCH.iterdir():
         if path.is_file() and path.name != "README.md":
             assert path.name in text, path.name
-    known = subprocess.run([sys.executable, str(LAUNCH / "tpu_vm.py"), "--help"], capture_output=True, text=True).stdout
+    helps = [subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, check=True).stdout
+             for path in MODULES if "__main__" in path.read_text()]
+    known = "".join(helps)
+    assert {"--tpu", "--image", "--machine-type", "--sbatch"} <= set(re.findall(r"--[a-z][-a-z]+", known))
     for flag in set(re.findall(r"--[a-z][-a-z]+", known)) - {"--help"}:
         assert flag in text, flag
 
@@ -141,134 +133,6 @@ def test_worker_that_runs_is_left_alone_or_refuses_other_words(machine: Cloud) -
 def test_worker_says_how_its_unit_is(machine: Cloud, answers: dict[str, list], expected: str) -> None:
     machine.play({"^hostname": ["w-3\n"], **answers})
     assert machine.launch("worker.sh", "state") == (0, f"lit-tune-worker w-3 {expected}\n")
-
-
-@pytest.fixture
-def slurm(tmp_path: Path) -> Cloud:
-    """A cluster with stand-ins for Slurm's programs."""
-    return Cloud(tmp_path / "slurm", "sbatch", "squeue", "srun", "scontrol", "scancel", "sinfo", "lit-tune")
-
-
-def test_slurm_submits_once_and_passes_words_as_they_were(slurm: Cloud) -> None:
-    words = ["--name=lit", "--nodes=2", "--", "--config=quickstart", f"--workdir={slurm.home}/r",
-             "--config.data.train=a b"]
-    assert slurm.launch("slurm.sh", "run", *words)[0] == 0
-    (call,) = slurm.calls("sbatch")
-    assert call[1:3] == ["--job-name=lit", "--nodes=2"] and call[4:] == ["job", *words[3:]]
-    slurm.play({"^squeue": ["77\n"]})
-    code, output = slurm.launch("slurm.sh", "resume", *words)
-    assert code == 0 and "77 is there already" in output and not slurm.calls("sbatch")
-    assert slurm.launch("slurm.sh", "down", "--name=lit", LIT_TUNE_SAVE_SECONDS="0")[0] == 0
-    assert slurm.calls("scancel") == [["scancel", "--signal=TERM", "77"], ["scancel", "77"]]
-
-
-@pytest.mark.parametrize("verb, flag", [("down", "--dry-run"), ("down", "--nodes=2"), ("run", "--dry-run"),
-                                        ("status", "-n")])
-def test_slurm_does_nothing_where_a_flag_means_nothing(slurm: Cloud, verb: str, flag: str) -> None:
-    slurm.play({"^squeue": ["77\n"]})
-    code, output = slurm.launch("slurm.sh", verb, "--name=lit", flag, "--", f"--workdir={slurm.home}/r")
-    assert code == 2 and flag in output and output.count("\n") == 1, output
-    assert not slurm.calls("scancel") and not slurm.calls("sbatch")
-
-
-@pytest.mark.parametrize("absent", ["sbatch", "srun", "lit-tune"])
-def test_slurm_up_wants_every_program(slurm: Cloud, absent: str) -> None:
-    assert slurm.launch("slurm.sh", "up", "--name=lit")[0] == 0 and slurm.calls("sinfo")
-    (slurm.home / "bin" / absent).unlink()
-    code, output = slurm.launch("slurm.sh", "up", "--name=lit")
-    assert code == 1 and f"{absent}: expected on the PATH" in output and output.count("\n") == 1, output
-
-
-@pytest.mark.parametrize("code, again", [(0, False), (2, False), (5, False), (75, True), (137, True), (1, True)])
-def test_slurm_queues_again_what_a_restart_helps(slurm: Cloud, code: int, again: bool) -> None:
-    slurm.play({"^srun": [{"code": code}]})
-    found, output = slurm.launch("slurm.sh", "job", "--config=c", f"--workdir={slurm.home}/r", SLURM_JOB_ID="5")
-    assert found == (0 if again else code), output
-    assert slurm.calls("scontrol") == ([["scontrol", "requeue", "5"]] if again else [])
-    (run,) = slurm.calls("srun")
-    assert run[1:3] == ["--kill-on-bad-exit=1", "bash"]
-    assert run[-5:] == ["lit-tune", "train", "--config=c", f"--workdir={slurm.home}/r", "--preempted_exit_code=75"]
-
-
-# Two tasks, as Slurm starts them: each the leader of a group; the code is the highest, the first that fails ends all.
-SRUN = """#!/bin/bash
-set -m
-shift
-for i in 0 1; do SLURM_PROCID=$i "$@" & echo $! >"$HOME/task-$i"; done
-worst=0
-for i in 0 1; do
-  wait -n || {
-    code=$?; ((code < worst)) || worst=$code; sleep 0.2
-    kill -KILL -- -"$(cat "$HOME/task-0")" -"$(cat "$HOME/task-1")"
-  }
-done 2>/dev/null
-exit $worst
-"""
-# `exit CODE`, or `wait CODE`: until the first SIGTERM; a second one within a second is told by 99.
-TASK = """#!/bin/bash
-IFS=, read -ra plays <<<"$PLAY"
-set -- ${plays[$SLURM_PROCID]}
-[ "$1" = wait ] || exit "$2"
-trap 'trap "exit 99" TERM; sleep 1; exit '"$2" TERM
-: >"$HOME/ready-$SLURM_PROCID"
-while kill -0 "$PPID" 2>/dev/null; do sleep 0.05; done
-"""
-
-
-@pytest.fixture
-def tasks(slurm: Cloud) -> Cloud:
-    """A cluster whose srun starts two tasks."""
-    (slurm.home / "bin" / "srun").write_text(SRUN)
-    (slurm.home / "bin" / "lit-tune").write_text(TASK)
-    return slurm
-
-
-@pytest.mark.parametrize("play, code", [("exit 2,wait 75", 2), ("wait 75,exit 4", 4), ("exit 5,exit 75", 5),
-                                        ("exit 0,exit 0", 0), ("exit 75,exit 75", 0), ("exit 1,wait 75", 0)])
-def test_slurm_knows_a_final_code_although_srun_gives_the_highest(tasks: Cloud, play: str, code: int) -> None:
-    found, output = tasks.launch("slurm.sh", "job", f"--workdir={tasks.home}/r", SLURM_JOB_ID="5", PLAY=play)
-    assert found == code, output
-    assert bool(tasks.calls("scontrol")) == (play in ("exit 75,exit 75", "exit 1,wait 75")), output
-
-
-def test_slurm_forgets_the_final_code_of_an_earlier_start(tasks: Cloud) -> None:
-    words = ("slurm.sh", "job", f"--workdir={tasks.home}/r")
-    assert tasks.launch(*words, SLURM_JOB_ID="5", PLAY="exit 2,exit 2")[0] == 2
-    assert tasks.launch(*words, SLURM_JOB_ID="5", PLAY="exit 0,exit 0")[0] == 0
-
-
-@pytest.mark.parametrize("group", [False, True])
-def test_slurms_signal_reaches_the_run_once(tasks: Cloud, group: bool) -> None:
-    process = tasks.start("slurm.sh", "job", f"--workdir={tasks.home}/r", SLURM_JOB_ID="5", PLAY="wait 0,wait 0")
-    deadline = time.monotonic() + 30
-    while not all((tasks.home / f"ready-{i}").exists() for i in (0, 1)):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    for i in (0, 1):  # Slurm signals the task itself, or the task's group, by the cluster's settings
-        task = int((tasks.home / f"task-{i}").read_text())
-        (os.killpg if group else os.kill)(task, signal.SIGTERM)
-    output = process.communicate(timeout=30)[0]
-    assert process.returncode == 0 and not tasks.calls("scontrol"), output
-
-
-@pytest.mark.parametrize("words", [("run", "--name=lit", "--"), ("job",)])
-def test_slurm_refuses_a_workdir_that_is_no_folder(slurm: Cloud, words: tuple[str, ...]) -> None:
-    variables = {"SLURM_JOB_ID": "5"} if words == ("job",) else {}
-    code, output = slurm.launch("slurm.sh", *words, "--config=c", "--workdir=gs://b/r", **variables)
-    assert code == 2 and "a folder that all nodes share" in output and output.count("\n") == 1, output
-    assert not slurm.calls()
-
-
-def test_slurm_gives_up_without_progress_and_not_with_it(slurm: Cloud) -> None:
-    slurm.play({"^srun": [{"code": 75}]})
-    def job() -> int:
-        return slurm.launch("slurm.sh", "job", f"--workdir={slurm.home}/r", SLURM_JOB_ID="5", LIT_TUNE_REQUEUES="2")[0]
-
-    assert [job() for _ in range(3)] == [0, 0, 75]
-    checkpoint = slurm.home / "r" / "checkpoints" / "40"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "digests.json").write_text("{}")
-    assert [job() for _ in range(4)] == [0, 0, 0, 75]
 
 
 def test_a_dead_stand_in_would_be_noticed(tmp_path: Path) -> None:

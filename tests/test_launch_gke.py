@@ -1,22 +1,14 @@
-"""launch/gke.py against recording stand-ins for gcloud, kubectl, xpk and docker; and xpk's own dry run."""
+"""launch/gke.py against recording stand-ins for gcloud, kubectl, xpk and docker."""
 
 import json
-import os
 import re
 import shlex
-import shutil
-import subprocess
 from pathlib import Path
 
 import fake_cloud
 import pytest
-from fake_cloud import Cloud
+from fake_cloud import PLACE, PLAN, TRAIN, Cloud, checkpoints, node_pools
 
-PLACE = ("--name=lit", "--project=my-project", "--zone=us-east5-b", "--tpu=v6e-16", "--bucket=gs://my-lit", "--poll=0")
-TRAIN = ("--", "train", "--config=quickstart", "--config.data.train=gs://my-lit/a b/*.tar")
-PLAN = {"fits": True, "topology": "v6e:4x4", "slices": 1, "chips": 16, "devices": 16, "hosts": 4, "hbm_peak_gib": 14.3,
-        "hbm_limit_gib": 31.25, "would_fit": [], "run_hours_low": 10.0, "run_hours_high": 20.0, "cost_usd_low": 400.0,
-        "cost_usd_high": 800.0, "price_date": "2026-11-25"}
 IMAGE = "--image=us-docker.pkg.dev/p/r/lit-tune:1"
 
 
@@ -45,11 +37,6 @@ def pods(*codes: int) -> str:
                                  for code in codes]})
 
 
-def checkpoints(*steps: int) -> str:
-    """What `ls` says of the checkpoints."""
-    return "".join(f"gs://my-lit/runs/lit/checkpoints/{step}/digests.json\n" for step in steps)
-
-
 def test_up_plans_builds_the_image_and_makes_the_cluster(cloud: Cloud) -> None:
     absent = {"code": 1, "error": "NOT_FOUND"}
     cloud.play(well([""], [], **{"artifacts .*describe": [absent]}))
@@ -67,20 +54,38 @@ def test_up_plans_builds_the_image_and_makes_the_cluster(cloud: Cloud) -> None:
 
 
 def test_up_again_completes_without_a_plan_or_a_new_image(cloud: Cloud) -> None:
-    cloud.play(well(["RUNNING"], [], **{"node-pools list": ["default-pool\nlit-np-0\n"]}))
+    cloud.play(well(["RUNNING"], [], **{"node-pools list": [node_pools("default-pool", "lit-np-0")]}))
     code, output = cloud.launch("gke.py", "up", *PLACE, *TRAIN)
     assert code == 0 and not {"lit-tune", "docker"} & {call[0] for call in cloud.calls()}, output
     assert len(cloud.calls("xpk", "cluster", "create")) == 1  # completes what an interrupted `up` left
 
 
 @pytest.mark.parametrize("pools, slices, says", [
-    ("default-pool\nlit-np-0\n", 2, "Create 2 x v6e-16"), ("default-pool\n", 1, "Create 1 x v6e-16"),
-    ("lit-np-0\nlit-np-1\nother-np-2\n", 1, "expected at least 2")])
+    (("default-pool", "lit-np-0"), 2, "Create 2 x v6e-16"), (("default-pool",), 1, "Create 1 x v6e-16"),
+    (("lit-np-0", "lit-np-1", "other-np-2"), 1, "expected at least 2")])
 def test_slices_that_a_cluster_lacks_are_asked_for_and_none_is_deleted(
-        cloud: Cloud, pools: str, slices: int, says: str) -> None:
-    cloud.play(well(["RUNNING"], [], **{"node-pools list": [pools]}))
+        cloud: Cloud, pools: tuple[str, ...], slices: int, says: str) -> None:
+    cloud.play(well(["RUNNING"], [], **{"node-pools list": [node_pools(*pools)]}))
     code, output = cloud.launch("gke.py", "up", *PLACE, f"--slices={slices}", *TRAIN)
     assert code == 2 and says in output and not cloud.calls("xpk"), output
+
+
+# Of v6e-16: two machines of 8, another number, another topology of as many chips, TPU7x, which tells no topology.
+OTHERS = [("v6e-16", {"topology": "2x4", "nodes": 2}, "v6e with 8 chips (2x4)"),
+          ("v5litepod-16", {}, "v6e with 16 chips (4x4)"), ("v6e-2x8", {}, "v6e with 16 chips (4x4)"),
+          ("tpu7x-32", {"machine": "tpu7x-standard-4t", "nodes": 2, "topology": ""}, "tpu7x with 8 chips"),
+          ("v6e-16", {"machine": "n2-standard-8", "topology": ""}, "n2-standard-8 with 0 chips")]
+
+
+@pytest.mark.parametrize("verb", ["up", "run", "resume"])
+@pytest.mark.parametrize("tpu, there, found", OTHERS)
+def test_a_cluster_with_another_type_is_refused_and_left_alone(
+        cloud: Cloud, verb: str, tpu: str, there: dict, found: str) -> None:
+    cloud.play(well(["RUNNING"], [jobset("Completed")], **{"node-pools list": [node_pools("lit-np-0", **there)]}))
+    code, output = cloud.launch("gke.py", verb, *PLACE, f"--tpu={tpu}", "--yes", IMAGE, *TRAIN)
+    assert code == 2 and f"expected {found}, which the cluster lit has, found {tpu}" in output, output
+    assert not cloud.calls("xpk") and {call[0] for call in cloud.calls()} == {"gcloud"}
+    assert cloud.launch("gke.py", verb, *PLACE, f"--tpu={tpu}", "--yes", "--force", IMAGE, *TRAIN)[0] == 0
 
 
 def test_tpu7x_that_this_libtpu_cannot_plan_asks_for_force(cloud: Cloud) -> None:
@@ -173,45 +178,7 @@ def test_wrong_flags_are_one_line_and_touch_nothing(cloud: Cloud, words: tuple[s
     assert code == 2 and expected in output and output.count("\n") == 1 and not cloud.calls()
 
 
-def dry(cloud: Cloud, verb: str, *words: str) -> list[list[str]]:
-    """The commands that a dry run prints."""
-    code, output = cloud.launch("gke.py", verb, *PLACE, *words, "--dry-run", *TRAIN)
-    assert code == 0 and not cloud.calls(), output
-    return [shlex.split(line) for line in output.splitlines() if not line.startswith("#")]
-
-
 @pytest.mark.parametrize("verb", ["plan", "up", "run", "logs", "status", "resume", "down"])
 def test_a_dry_run_calls_nothing(cloud: Cloud, verb: str) -> None:
-    assert {words[0] for words in dry(cloud, verb)} <= {"gcloud", "kubectl", "xpk", "docker", "lit-tune"}
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("gcloud") is None, reason="the Google Cloud SDK is not installed")
-def test_the_real_gcloud_parses_every_command(cloud: Cloud) -> None:
-    printed = [words for verb in ("up", "run", "down") for words in dry(cloud, verb)]
-    assert fake_cloud.parsed_by_gcloud(printed, cloud.home) > 4
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("xpk") is None, reason="xpk is not installed: pip install xpk")
-@pytest.mark.parametrize("tpu, accelerator, topology, machines", [
-    ("v6e-256", "tpu-v6e-slice", "16x16", 64), ("v5litepod-256", "tpu-v5-lite-podslice", "16x16", 64),
-    ("v5p-256", "tpu-v5p-slice", "4x4x8", 32), ("v4-16", "tpu-v4-podslice", "2x2x2", 2),
-    ("tpu7x-16", "tpu7x", "2x2x2", 2)])
-def test_xpk_makes_a_jobset_of_it(cloud: Cloud, tpu: str, accelerator: str, topology: str, machines: int) -> None:
-    printed = dry(cloud, "run", f"--tpu={tpu}", "--slices=2", "--spot", IMAGE)
-    printed += dry(cloud, "up", f"--tpu={tpu}", "--slices=2", "--spot", IMAGE) + dry(cloud, "down", f"--tpu={tpu}")
-    pages = {}
-    for words in printed:
-        if words[0] == "xpk":
-            done = subprocess.run([*words, "--dry-run", "--skip-validation"], capture_output=True, text=True,
-                                  timeout=120, stdin=subprocess.DEVNULL, env=os.environ | {"HOME": str(cloud.home)})
-            assert done.returncode == 0, (words, done.stdout, done.stderr)
-            pages[" ".join(words[1:3])] = done.stdout
-    assert set(pages) == {"cluster create", "workload create", "workload delete", "cluster delete"}
-    page = pages["workload create"]
-    for line in (f"gke-tpu-accelerator: {accelerator}", f"gke-tpu-topology: {topology}", f"parallelism: {machines}",
-                 "replicas: 2", "maxRestarts: 10", "action: FailJobSet", "operator: NotIn", "values: [1,42,75,127,",
-                 "(exec lit-tune train --config=quickstart '--config.data.train=gs://my-lit/a b/*.tar'"):
-        assert line in page, page
-    assert "name: jax-tpu" in page
+    called = {words[0] for words in cloud.dry("gke.py", verb, *PLACE, *TRAIN)}
+    assert called <= {"gcloud", "kubectl", "xpk", "docker", "lit-tune"}

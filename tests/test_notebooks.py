@@ -94,6 +94,7 @@ def test_the_first_cell_installs_lit_tune_only_where_it_is_missing(
     if missing:
         found = importlib.util.find_spec
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lit_tune" else found(name))
+    monkeypatch.setenv("LIT_TUNE_REPOSITORY", "https://example.org/lit_tune")
     typed: list[tuple[str, str]] = []
     shell = SimpleNamespace(run_line_magic=lambda magic, line: typed.append((magic, line)))
     space: dict[str, object] = {"get_ipython": lambda: shell}
@@ -102,7 +103,13 @@ def test_the_first_cell_installs_lit_tune_only_where_it_is_missing(
     for magic, line in typed:
         extras = "notebook,torch" if path.stem in PEERS else "notebook"
         assert magic == "pip" and line == f'install -q "lit_tune[{extras}] @ git+{{REPOSITORY}}"'
-    assert str(space["REPOSITORY"]).startswith("https://")
+    assert space["REPOSITORY"] == "https://example.org/lit_tune"
+    monkeypatch.delenv("LIT_TUNE_REPOSITORY")  # nobody has put in an address
+    if not missing:
+        return exec(code(path)[0], space)
+    with pytest.raises(SystemExit, match="REPOSITORY: expected the address of lit_tune, found none; put it into"):
+        exec(code(path)[0], space)
+    assert len(typed) == 1, "pip was asked for an address that nobody gave"
 
 
 @pytest.mark.slow

@@ -82,10 +82,59 @@ def test_nothing_names_a_machine_or_a_folder_beside_the_clone() -> None:
             assert found is None, f"{name(path)} names {found[0]}"
 
 
+def anchors(markdown: str) -> set[str]:
+    """The anchors of a page, by GitHub's rule: small letters, signs left out, blanks to dashes, repeats numbered."""
+    found: set[str] = set()
+    prose = re.sub(r"^(`{3,}|~{3,}).*?^\1`*$", "", markdown, flags=re.M | re.S)
+    for title in re.findall(r"^#{1,6} +(.+?)(?: +#+)? *$", prose, re.M):
+        shown = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", title)
+        slug = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        numbered = (slug if number == 0 else f"{slug}-{number}" for number in range(len(found) + 1))
+        found.add(next(one for one in numbered if one not in found))
+    return found | set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", prose))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_of_the_pages_resolve(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert target.startswith("https://") or (page.parent / target).exists(), f"{name(page)} links to {target}"
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        target, _, anchor = link.partition("#")
+        if target.startswith("https://"):
+            continue
+        there = page.parent / target if target else page
+        assert there.exists(), f"{name(page)} links to {target}"
+        assert not anchor or anchor in anchors(there.read_text()), f"{name(page)} links to {link}: no such heading"
+
+
+CHECKLISTS = re.findall(r"^## (.+)\n((?:(?!^## ).*\n)+)", (ROOT / "docs" / "adding.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("what, steps", CHECKLISTS, ids=[what for what, _ in CHECKLISTS])
+def test_every_checklist_ends_with_tests_that_are_there(what: str, steps: str) -> None:
+    last = re.split(r"^\d+\. ", steps, flags=re.M)[-1]
+    assert last.startswith("Pass: "), f"{what} ends with: {last}"
+    lines = [" ".join(line.split()) for line in re.findall(r"`(pytest [^`]+)`", last)]
+    assert lines, f"{what} names no line to type"
+    files = [word for line in lines for word in line.split() if word.startswith("tests/")]
+    assert files and all((ROOT / file).is_file() for file in files), f"{what}: {files}"
+
+
+def test_pages_that_code_names_are_there() -> None:
+    named = re.compile(r"(?<![\w/])(docs/[\w-]+\.md|launch/README\.md|notebooks/README\.md)(?:#([\w-]+))?")
+    for path in (path for path in ours() if path.suffix != ".md"):
+        for target, anchor in named.findall(path.read_text(errors="replace")):
+            assert (ROOT / target).exists(), f"{name(path)} names {target}"
+            assert not anchor or anchor in anchors((ROOT / target).read_text()), f"{name(path)} names {target}#{anchor}"
+
+
+# Headings and the anchors that github.com gives them.
+SLUGS = {"# From a laptop to a pod": "from-a-laptop-to-a-pod", "## `plan --json`: keys": "plan---json-keys",
+         "### A_b, c & [d](e.md) ##": "a_b-c--d", "## Été, 90 %": "été-90-"}
+
+
+def test_anchors_are_githubs() -> None:
+    assert anchors("\n".join(SLUGS)) == set(SLUGS.values())
+    page = "# A\n```\n# no heading\n```\n## A\n#hash\n<a id=\"here\"></a>\n## A\n"
+    assert anchors(page) == {"a", "a-1", "a-2", "here"}
 
 
 def test_map_of_the_readme_matches_the_tree() -> None:

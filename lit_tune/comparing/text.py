@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from lit_tune.comparing.comparison import UNKNOWN, Cell, Comparison, Row
 
 WIDTH = 119  # columns at most; systems that do not fit stand in a second block below
-_NAME = 13  # least width of a column, for the system's name above it
+_COLUMN = 13  # least width of a column
+# Most widths of a system's name above its column, of which the first is taken that needs no more blocks than the last.
+# Longer names are broken behind a sign, and within a word only where it is wider than all of these.
+_NAMES = (32, 26, 20, 16, _COLUMN)
 _LABEL = 28  # most width of a row's title
 
 
 def table(comparison: Comparison) -> str:
     """All figures in per cent with one decimal, marks and footnotes, then the settings; under 120 columns wide."""
-    blocks = [_block(comparison, columns) for columns in _columns(comparison)]
+    fewest = len(_columns(comparison, _COLUMN))
+    most = next(most for most in _NAMES if len(_columns(comparison, most)) <= fewest)
+    blocks = [_block(comparison, columns, most) for columns in _columns(comparison, most)]
     below = [*_reading(comparison), *_footnotes(comparison)]
     return "\n".join(["\n\n".join("\n".join(block) for block in blocks), "", *below, *_settings(comparison),
                       *_sources(comparison)])  # fmt: skip
@@ -34,41 +39,62 @@ def _label_width(rows: Sequence[Row]) -> tuple[int, int]:
     return min(_LABEL, max(len(row.title) + 2 for row in rows)), max(len(row.metric) for row in rows)
 
 
-def _columns(comparison: Comparison) -> list[range]:
+def _columns(comparison: Comparison, most: int) -> list[list[int]]:
     """The systems that stand in each block, as many as fit."""
     title, metric = _label_width(comparison.rows)
-    fit = max(1, (WIDTH - title - metric - 1) // (_cell_width(comparison) + 2))
-    return [range(start, min(start + fit, len(comparison.systems))) for start in range(0, len(comparison.systems), fit)]
+    blocks: list[list[int]] = []
+    for i in range(len(comparison.systems)):
+        together = [*(blocks[-1] if blocks else []), i]
+        if blocks and title + metric + 1 + sum(_width(comparison, j, most) + 2 for j in together) <= WIDTH:
+            blocks[-1] = together
+        else:
+            blocks.append([i])
+    return blocks
 
 
-def _cell_width(comparison: Comparison) -> int:
-    """Width of a column."""
-    return max(_NAME, *(len(cell_text(cell)) for row in comparison.rows for cell in row.cells))
+def _width(comparison: Comparison, i: int, most: int) -> int:
+    """Width of the column of system i."""
+    cells = [cell_text(row.cells[i]) for row in comparison.rows]
+    return max(_COLUMN, *map(len, [*_name(comparison.systems[i], most), *cells]))
 
 
-def _block(comparison: Comparison, columns: range) -> list[str]:
+def _name(system: str, most: int) -> list[str]:
+    """The lines of a system's name: one if it is no longer than `most`, else broken behind one of "/-_@"."""
+    lines = [""]
+    for part in re.findall(r"[^/_@-]*[/_@-]+|[^/_@-]+", system) if len(system) > most else [system]:
+        for piece in (part[start : start + max(_NAMES)] for start in range(0, len(part), max(_NAMES))):
+            if lines[-1] and len(lines[-1] + piece) > most:
+                lines.append(piece)
+            else:
+                lines[-1] += piece
+    return lines
+
+
+def _block(comparison: Comparison, columns: Sequence[int], most: int) -> list[str]:
     """The lines of some of the systems."""
     title, metric = _label_width(comparison.rows)
-    width = _cell_width(comparison)
-    names = [textwrap.wrap(comparison.systems[i], width) for i in columns]
+    widths = [_width(comparison, i, most) for i in columns]
+    names = [_name(comparison.systems[i], most) for i in columns]
     lines = []
     for line in range(max(map(len, names))):
         heads = [name[line] if line < len(name) else "" for name in names]
-        lines.append(_line("per cent" if line == 0 else "", "", heads, title, metric, width))
+        lines.append(_line("per cent" if line == 0 else "", "", heads, title, metric, widths))
     section = ""
     for row in comparison.rows:
         if row.section != section:
             section = row.section
             lines.append(section)
         texts = [cell_text(row.cells[i]) for i in columns]
-        lines.append(_line(f"  {row.title}", row.metric, texts, title, metric, width))
+        lines.append(_line(f"  {row.title}", row.metric, texts, title, metric, widths))
     return lines
 
 
-def _line(label: str, metric: str, cells: Sequence[str], title_width: int, metric_width: int, width: int) -> str:
+def _line(label: str, metric: str, cells: Sequence[str], title_width: int, metric_width: int,
+          widths: Sequence[int]) -> str:
     """One line, its columns aligned."""
     short = label if len(label) <= title_width else label[: title_width - 2] + ".."
-    return f"{short:<{title_width}} {metric:<{metric_width}}{''.join(f'  {c:<{width}}' for c in cells)}".rstrip()
+    columns = "".join(f"  {cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+    return f"{short:<{title_width}} {metric:<{metric_width}}{columns}".rstrip()
 
 
 def _reading(comparison: Comparison) -> list[str]:
