@@ -21,7 +21,7 @@ from lit_tune.errors import ConfigError, explain
 
 PICTURES, REPEATS = 24, 7  # where the flags are absent
 ENCODING = Encoding()  # what `data convert --to=tar` does where no flag says otherwise
-SMALL = f"the same after data convert --to=tar --size={ENCODING.size} --quality={ENCODING.quality}"
+SMALL = f"the same by data convert, {ENCODING.size} px q{ENCODING.quality}"
 GOALS = {"over_pillow": 2.3, "host_of_raw": 0.78, "device_of_raw": 0.95, "scaling": 0.9, "record_us": 25.0,
          "small_over_pillow": 4.6}
 
