@@ -89,7 +89,9 @@ def _loss(flags: BenchFlags) -> tuple[Figures, Show]:
 def _data(flags: BenchFlags) -> tuple[Figures, Show]:
     """(figures, how to show them) of `bench data`."""
     shards = "".join(flags.args[1:])
-    return data.measure(shards, pictures=flags.images or data.PICTURES, repeats=flags.repeats), data.show
+    found = data.measure(shards, count=flags.images or data.PICTURES, repeats=flags.repeats, pictures=flags.pictures,
+                         plans=flags.plans)
+    return found, data.show
 
 
 def _of_config(part: str, flags: BenchFlags, changes: Changes) -> tuple[Figures, Show]:

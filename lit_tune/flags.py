@@ -233,6 +233,9 @@ class BenchFlags:
                                form="N")
     threads: int | None = flag("cores to use, by us and by PyTorch; all if absent", read=positive, form="N")
     images: int | None = flag("pictures; retrieval 4096, eval 50000, data 24 if absent", read=positive, form="N")
+    pictures: str = flag("data: photographs (two of scikit-learn) | made; photographs if installed", "", form="NAME")
+    plans: tuple[str, ...] = flag("data: what `lit-tune plan --json` wrote, for the cores of its hosts; shipped plans "
+                                  "if absent", (), read=words, form="FILE,FILE")
     texts: int = flag("retrieval: captions, at least one a picture", 16_384, read=positive, form="N")
     dim: int = flag("retrieval, loss: width of the vectors", 768, read=positive, form="N")
     classes: int = flag("eval: classes", 1000, read=positive, form="N")

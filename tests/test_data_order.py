@@ -138,6 +138,13 @@ def test_batch_digest_hashes_the_planned_ids_in_row_order():
     assert plain.batch_digest(2) != plain.batch_digest(3)
 
 
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**32, 2**63 + 5, -1])
+def test_generators_are_those_of_numpy_s_own_cut_into_words(seed):
+    for position in (0, 1, 2**32 - 1, 2**32, 2**32 + 1, 2**40 + 7, 2**64 - 1):
+        expected = np.random.default_rng((seed % 2**64, position))
+        assert order.generator(seed, position).random(3).tolist() == expected.random(3).tolist()
+
+
 def test_generators_of_neighbours_differ_and_repeat():
     draws = [order.generator(seed, p).random(4).tolist() for seed in (0, -1, 2**63 + 5) for p in range(4)]
     assert len({tuple(d) for d in draws}) == 12

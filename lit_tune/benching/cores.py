@@ -1,9 +1,9 @@
-"""Ways from an encoded picture to what the step takes, what a second core adds, and how many cores a host needs."""
+"""Ways from an encoded picture to what the step takes, and what a second core adds."""
 
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from importlib import metadata
 from io import BytesIO
@@ -13,11 +13,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from lit_tune.benching.timing import Figures
 from lit_tune.data import transforms
 from lit_tune.data.batch_memory import BatchMemory
 from lit_tune.data.decoding import load_pixels
-from lit_tune.planning.chips import CHIPS
 
 SIZE = (224, 224)  # pixels
 AUGMENT = transforms.Augment()  # crops of 0.9 to 1.0 of the area, the paper's
@@ -27,9 +25,6 @@ WAYS = {
     "host": "ours: decode, crop, antialiased bicubic",
     "device": "ours with resize_on=device: decode, crop",
 }
-HOSTS = (("v5e", 8), ("v5p", 8), ("v6e", 8))  # chips of a machine
-MFU = 0.5  # share of the chips' bfloat16 peak that the step is taken to reach
-BASE = "nomic_embed_vision_v1_5:best"  # the step: EVA02-B/16 at 224 px
 
 
 def do(way: str, files: Sequence[bytes], memory: BatchMemory, canvas: int = 0) -> None:
@@ -90,36 +85,6 @@ def _both(pool: Executor, count: int, files: Sequence[bytes]) -> float:
     return time.perf_counter() - start
 
 
-def needed(us: Mapping[str, Mapping[str, float]]) -> dict[str, Figures]:
-    """{host: pictures_per_s that its chips want, cores: {kind of pictures: {way: cores}}}.
-
-    chips x peak x MFU / FLOPs of a training pair: the rate that `lit-tune plan` prints for its own MFU.
-
-    Args:
-        us: CPU microseconds a picture by kind and way.
-    """
-    from lit_tune import config, flops  # only here: they load jax
-
-    pair = flops.per_pair(config.load(BASE, [("text.source", "cached")])).model
-    found = {}
-    for name, chips in HOSTS:
-        rate = chips * CHIPS[name].peak * MFU / pair
-        found[f"{name}-{chips}"] = {"pictures_per_s": rate, "cores": {
-            kind: {way: rate * 1e-6 * ways[way] for way in WAYS} for kind, ways in us.items()}}  # fmt: skip
-    return found
-
-
-def told(hosts: Mapping[str, Figures]) -> list[str]:
-    """Lines about `needed`."""
-    lines = [f"cores a host needs at {MFU:.0%} of its chips' peak, {BASE} with cached text (Pillow / ours / ours with "
-             "resize_on=device):"]  # fmt: skip
-    for host, found in hosts.items():
-        each = "; ".join(f"{kind} " + " / ".join(f"{ways[way]:.1f}" for way in ("pillow", "host", "device"))
-                         for kind, ways in found["cores"].items())  # fmt: skip
-        lines.append(f"  {host}: {found['pictures_per_s']:,.0f} pictures/s: {each}")
-    return lines
-
-
 def cores_here() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -128,5 +93,3 @@ def cores_here() -> int:
 def versions() -> dict[str, str]:
     """Of the packages that do the work."""
     return {name: metadata.version(name) for name in ("simplejpeg", "cykooz-resizer", "pillow", "numpy")}
-
-

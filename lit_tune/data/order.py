@@ -84,8 +84,18 @@ def _feistel(x: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
 
 
 def generator(seed: int, position: int) -> np.random.Generator:
-    """The random numbers of one position of the run: caption choice first, then the view of the picture."""
-    return np.random.default_rng((seed & MASK64, int(position)))
+    """The random numbers of one position of the run: caption choice first, then the view of the picture.
+
+    Those of `np.random.default_rng((seed, position))`, which takes a quarter longer to cut the two into words.
+    """
+    words = np.array([*_words(seed & MASK64), *_words(int(position))], np.uint32)
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
+
+
+def _words(number: int) -> tuple[int, ...]:
+    """A number below 2**64 in words of 32 bits, the low one first; the high one only where it is not 0."""
+    high, low = divmod(number, 1 << 32)
+    return (low, high) if high else (low,)
 
 
 def extra_rows(step: int, k: int, n_unique: int, seed: int) -> np.ndarray:
