@@ -174,7 +174,8 @@ def data() -> ConfigDict:
     c.cache_decoded_mib = 0  # memory for decoded pictures a process (small data sets); 0: decode at every visit
     c.max_image_mib = 32  # encoded size above which a picture is refused before decoding
     c.max_pixels = 67_108_864  # width x height above which a picture is refused before decoding
-    c.max_aspect = 0.0  # longer side / shorter side above which a picture is refused before decoding; 0: none
+    c.max_aspect = 20.0  # longer side / shorter side above which a picture is refused before decoding; 0: none
+    c.min_side = 2  # pixels of the shorter side under which a picture (a tracking pixel) is refused before decoding
     c.max_bad_fraction = 0.01  # of the samples of a window of 10,000; more ends the run with exit code 4
     return c
 

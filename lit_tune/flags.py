@@ -173,8 +173,9 @@ class CacheTextFlags:
     from_: str | None = flag("vectors of any text model, .parquet or .npz; no tower is needed", form="FILE")
     match: str = flag("with --from: what its rows are of, uid, key or caption; its column's name if absent", "",
                       form="NAME")
-    allow_missing: float = flag("with --from: share of the samples that may have no vector", 0.0, read=share,
-                                form="SHARE")
+    max_samples: int | None = flag("only the first N pairs, as train --max_samples", read=positive, form="N")
+    allow_missing: float = flag("share of the shards that may be missing or damaged, as train --allow_missing; with "
+                                "--from also of the samples that may have no vector", 0.0, read=share, form="SHARE")
     part: tuple[int, int] | None = flag("make every N-th part from the I-th on: one of N machines", read=one_of,
                                         form="I/N")
     part_samples: int = flag("samples of a part: what memory holds and a kill can lose", 1_048_576, read=positive,

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from shards_on_disk import encoded, read, shard, write
+from shards_on_disk import encoded, picture, read, shard, write
 
 from lit_tune.data import convert, records, sources
 from lit_tune.data.__main__ import main
@@ -171,6 +171,38 @@ def test_records_hold_the_samples_as_they_are(tmp_path, kind):
         back, sample = records.unpack(raw), source[i]
         assert (back.key, back.image, back.captions, back.meta) == (
             sample.key, sample.image, sample.captions, sample.meta)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", convert.FORMS)
+def test_a_shard_without_a_pair_becomes_none_and_its_samples_are_counted(tmp_path, form, capsys):
+    shard(tmp_path / "0.tar", [1, 2])
+    write(tmp_path / "1.tar", [])
+    write(tmp_path / "2.tar", [("a.jpg", picture(1)), ("b.txt", b"text b")])  # no picture, no caption
+    shard(tmp_path / "3.tar", [3])
+    words = ["convert", f"{tmp_path}/*.tar", f"--out={tmp_path / 'out'}", f"--to={form}", "--workers=1", "--json"]
+    for _ in range(2):  # the second call finds everything done
+        assert main(words) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert (result["groups_in"], result["samples_in"], result["samples_out"], result["shards_out"]) == (5, 3, 3, 2)
+        assert result["left_out"] == {"no_image": 1, "no_caption": 1} and result["bad_shards"] == []
+    source = sources.open_source(str(tmp_path / "out"), TXT)
+    assert [source.captions(i) for i in range(len(source))] == [("text 0",), ("text 1",), ("text 0",)]
+
+
+def test_records_leave_out_what_training_would_refuse(tmp_path, capsys):
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    whole = encoded(noise(40, 30))
+    write(tmp_path / "0.tar", [
+        ("a.jpg", whole), ("a.txt", b"text a"), ("b.jpg", whole[: len(whole) // 2]), ("b.txt", b"text b"),
+        ("c.jpg", b"no picture"), ("c.txt", b"text c"), ("d.jpg", whole), ("d.txt", b"d"),
+    ])  # fmt: skip
+    assert main(["convert", str(tmp_path / "0.tar"), f"--out={tmp_path / 'out'}", "--to=array_record", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["lost"] == {"undecodable": 1, "unknown_format": 1, "short_caption": 1}
+    assert result["samples_in"] == 4 and result["samples_out"] == 1
+    reader = ArrayRecordReader(str(tmp_path / "out" / "00000000.array_record"))
+    assert [records.unpack(raw).image for raw in reader.read_all()] == [whole]
 
 
 def test_shared_broken_shards_lose_what_their_manifest_says(tmp_path, capsys):

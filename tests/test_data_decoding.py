@@ -106,7 +106,9 @@ def test_limits_hold_for_plain_jpeg_and_for_the_rest() -> None:
     wide.save(png, "PNG")
     for data in (jpeg(wide), png.getvalue()):
         assert load_pixels(data, "clean", Limits(max_aspect=3.0)).shape == (30, 90, 3)
-        for limits, kind in ((Limits(max_aspect=2.9), "extreme_aspect"), (Limits(max_pixels=2699), "too_many_pixels"),
+        assert load_pixels(data, "clean", Limits(min_side=30)).shape == (30, 90, 3)
+        for limits, kind in ((Limits(max_aspect=2.9), "extreme_aspect"), (Limits(min_side=31), "too_small"),
+                             (Limits(max_pixels=2699), "too_many_pixels"),
                              (Limits(max_bytes=len(data) - 1), "too_many_bytes")):
             with pytest.raises(BadSample, match=kind):
                 load_pixels(data, "clean", limits)

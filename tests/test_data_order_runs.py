@@ -4,10 +4,12 @@ import multiprocessing
 import tarfile
 from pathlib import Path
 
+import interrupted
 import jax
 import numpy as np
 import pytest
 import tiny
+from interrupted import Home
 from jax.sharding import AxisType
 
 from lit_tune import config as config_lib
@@ -160,3 +162,16 @@ def test_a_run_on_a_mixture_trains_on_its_order_and_says_the_epochs_of_each_part
     order = open_order(config, mixture.open_train(config.data))
     assert digests == [order.batch_digest(step) for step in range(3)]
     assert f"0.75 from {data}/{{0,1}}.tar: 14 pairs, 1.286 epochs" in output
+
+
+@pytest.mark.parametrize("name", ["mixed windows", "hard"])
+def test_a_killed_run_goes_on_with_the_order_it_had(data, tmp_path, name):
+    orders = {"mixed windows": {"data__train": "", "data__mix": (f"3/4={data}/{{0,1}}.tar", f"1/4={data}/2.tar"),
+                                "data__shard_window": 1},
+              "hard": {"data__hard_share": 0.5, "data__hard_clusters": 4}}  # fmt: skip
+    home = Home.make(tmp_path, total_steps=18, checkpoint__every=5, eval__sets=(), **orders[name]).straight()
+    process = home.run("stopped")
+    tiny.wait_for_step(tmp_path / "stopped", 8, process, saved=5)
+    interrupted.kill(process)
+    process, _ = home.go_on("stopped", data__workers=1)
+    assert "resumed" in home.check_end("stopped", process)

@@ -17,6 +17,7 @@ from test_evaldata_tfds import build
 from lit_tune.data import sources
 from lit_tune.data.sample import BadSample, Source
 from lit_tune.errors import ConfigError, DataError
+from lit_tune.evaldata import tfds as evaldata_tfds
 
 TXT = SimpleNamespace(caption_field="txt")
 LIMIT = 1 << 20  # bytes a picture
@@ -90,6 +91,30 @@ def test_names_versions_parts_and_fields(prepared, monkeypatch):
     assert set(classes.caption_sets()) == {("a cat",), ("a dog",)}
     train = sources.open_source(f"tfds:{prepared}:train", TXT)
     assert len({one.fingerprint for one in (whole, part, few, named, classes, train)}) == 6
+
+
+def test_captions_inside_another_feature_are_found_as_in_coco(prepared, tmp_path):
+    from tensorflow_datasets import features
+
+    one = {"id": np.int64, "text": features.Text()}
+    kinds = {"image": features.Image(encoding_format="png"), "captions": features.Sequence(one),
+             "objects": features.FeaturesDict({"title": features.Text()})}  # fmt: skip
+    build(tmp_path, "tiny_coco", kinds, lambda i: {
+        "captions": [{"id": 10 * i + j, "text": text} for j, text in enumerate(captions_of(i))],
+        "objects": {"title": f"title {i}"}})  # fmt: skip
+    spec = f"tfds:{tmp_path}/tiny_coco:test"
+    flat = sources.open_source(f"tfds:{prepared}:test", TXT)
+    wanted = {flat[i].image: flat[i].captions for i in range(7)}
+    for field in (None, "captions/text"):
+        source = sources.open_source(spec, TXT, caption_field=field)
+        assert {source[i].image: source[i].captions for i in range(7)} == wanted
+        assert [source[i].captions for i in range(7)] == list(source.caption_sets())
+    titles = sources.open_source(spec, TXT, caption_field="objects/title")
+    assert set(titles.caption_sets()) == {(f"title {i}",) for i in range(7)}
+    with pytest.raises(ConfigError, match=r"captions in objects, found .*captions/text \(Text\)"):
+        sources.open_source(spec, TXT, caption_field="objects")
+    scored = evaldata_tfds.read(spec, "test")
+    assert scored.kind == "retrieval" and {tuple(one) for one in scored.captions} == set(wanted.values())
 
 
 def test_what_cannot_be_read_is_one_line(prepared, tmp_path):

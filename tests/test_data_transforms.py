@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lit_tune.configs import common
 from lit_tune.data import decoding, transforms
 from lit_tune.data.sample import BadSample
 
@@ -89,7 +90,12 @@ def test_broken_pictures_are_refused_or_decoded_as_their_manifest_says(folder, n
             decoding.decode(data, policy)
         wanted = {"zero_byte.jpg": "empty_image", "bomb_20000x20000.png": "too_many_pixels"}
         assert caught.value.kind in (wanted.get(name, "undecodable"), "unknown_format")
-    else:  # "policy" is for the size and shape filters that we do not have
+    elif expect == "policy":  # its note says which filter should catch it
+        wanted = {"one_pixel.png": "too_small", "wide_2000x4.jpg": "extreme_aspect"}[name]
+        with pytest.raises(BadSample, match=wanted):
+            decoding.decode(data, policy, decoding.Limits.of(common.get_config().data))
+        assert decoding.decode(data, policy).ndim == 3
+    else:
         rgb = decoding.decode(data, policy)
         assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3
         assert transforms.eval_transform(data, (32, 24), policy, "shortest").shape == (32, 24, 3)

@@ -25,7 +25,7 @@ class Source:
     """Caption sets in memory."""
 
     def __init__(self, sets: list[tuple[str, ...]], fingerprint: str = "f0") -> None:
-        self.sets, self.fingerprint = sets, fingerprint
+        self.sets, self.fingerprint, self.spec = sets, fingerprint, "shards/*.tar"
 
     def __len__(self) -> int:
         return len(self.sets)

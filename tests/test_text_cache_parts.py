@@ -166,7 +166,7 @@ def test_samples_without_a_caption_have_none_in_parts_either(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("more, says", [
     (["--part=3/2", "--out=x"], "3 is not from 1 to 2"), (["--part=1/2"], "--out=DIR on shared storage"),
-    (["--allow_missing=0.1"], "--allow_missing: expected --from=FILE"), (["--from=x.npz"], "--out=DIR beside it"),
+    (["--match=uid"], "--match: expected --from=FILE"), (["--from=x.npz"], "--out=DIR beside it"),
 ])  # fmt: skip
 def test_flags_that_do_not_go_together(more: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["cache-text", "--config=quickstart", *more]) == 2
@@ -181,7 +181,8 @@ def test_a_config_names_a_cache_and_a_stale_one_is_refused(tmp_path: Path) -> No
     assert open_existing(folder, want, "text.cache").unique == 3
     for other, says in (
         (identity(Source(SETS), Encoder("w1"), "float32"), "expected tower weights_sha256 'w1', found 'w0'"),
-        (identity(Source(SETS, "f1"), Encoder(), "float32"), "expected data fingerprint 'f1', found 'f0'"),
+        (identity(Source(SETS, "f1"), Encoder(), "float32"), "expected data fingerprint 'f1', found 'f0'; "
+         "it was made from shards/.*; take the same data, --max_samples and --allow_missing"),
         (identity(Source([("x",), *SETS[1:]]), Encoder(), "float32"), "expected data first_captions_sha256"),
         (identity(Source(SETS), Encoder(), "int8"), "expected dtype 'int8', found 'float32'"),
     ):

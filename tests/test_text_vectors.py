@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 from outside_vectors import DIM, command, names_of, parquet, picture_folder, train, vectors
+from shards_on_disk import shard
 
 from lit_tune import cli
 from lit_tune.data.captions import caption_id
@@ -88,6 +90,26 @@ def test_samples_without_a_vector_are_counted_named_and_refused(
     assert [cache.captions(i) for i in range(4)] == [0, 0, 1, 1]
 
 
+def test_missing_shards_and_the_first_pairs_only_are_left_out_as_in_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lit_tune.data import mixture
+
+    shard(tmp_path / "0.tar", [1, 2])
+    shard(tmp_path / "2.tar", [3, 4, 5])
+    file = parquet(tmp_path / "v.parquet", "uid", [f"{i:032x}" for i in range(1, 6)], rows := vectors(5))
+    words = [f"--config.data.train={tmp_path}/{{0..2}}.tar", "--max_samples=4"]
+    assert cli.main(command(tmp_path, file, tmp_path / "cache", *words)) == 4
+    assert "1.tar" in capsys.readouterr().err
+    assert cli.main(command(tmp_path, file, tmp_path / "cache", *words, "--allow_missing=0.34")) == 0
+    cache = TextCache.open(tmp_path / "cache")
+    np.testing.assert_allclose([cache.vector(i, 0) for i in range(len(cache))], unit(rows[:4]), atol=1e-6)
+    data = SimpleNamespace(train=words[0].partition("=")[2], mix=(), caption_field="txt", uid_list="")
+    trained_on = mixture.open_train(data, max_samples=4, allow_missing=0.34)
+    assert cache.info["data"]["fingerprint"] == trained_on.fingerprint
+    assert cache.info["made_from"] == data.train
+
+
 def ragged(path: Path) -> None:
     table = pa.table({"key": ["a", "b"], "vector": pa.array([[1.0, 2.0], [1.0]], pa.list_(pa.float32()))})
     pq.write_table(table, path)
@@ -122,14 +144,15 @@ def test_a_file_that_will_not_do_is_one_line(
 
 @pytest.mark.parametrize("more, says", [
     (["--match=name"], "uid | key | caption"), (["--match=uid"], "expected a column uid"),
-    (["--allow_missing=2"], "not in [0, 1]"),
+    (["--allow_missing=2"], "not in [0, 1]"), (["--out={}/v.parquet/x"], "v.parquet: expected room to write, found"),
 ])  # fmt: skip
 def test_flags_that_make_no_sense(
     more: list[str], says: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = parquet(tmp_path / "v.parquet", "key", names_of(pictures, "key"), vectors())
-    assert cli.main(command(pictures, file, tmp_path / "cache", *more)) == 2
-    assert says in capsys.readouterr().err
+    assert cli.main(command(pictures, file, tmp_path / "cache", *(word.format(tmp_path) for word in more))) == 2
+    error = capsys.readouterr().err
+    assert says in error and "LIT_TUNE_CACHE" not in error
 
 
 def test_training_with_vectors_only_replaces_samples_without_one(pictures: Path, tmp_path: Path) -> None:
@@ -156,7 +179,7 @@ def test_training_refuses_vectors_of_other_pairs_width_or_with_evaluations(pictu
         open_text(config_lib.load("quickstart", changes), source)
     config = config_lib.load("quickstart", [*changes, ("vision.embed_dim", str(DIM))])
     assert open_text(config, source).source is source
-    with pytest.raises(ConfigError, match="expected data fingerprint"):
+    with pytest.raises(ConfigError, match="expected data samples 20, found 24; it was made from"):
         open_text(config, FolderSource(pictures, "txt", str(pictures), max_samples=20))
     with pytest.raises(ConfigError, match="config.eval.sets: expected ..*there is no text tower"):
         config_lib.check(config_lib.load("quickstart", [*changes[:3], ("eval.sets", f"a={pictures}")]))

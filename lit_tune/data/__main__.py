@@ -45,7 +45,11 @@ def _index(flags: DataFlags) -> int:
     paths = sources.shard_paths(spec)
     if paths is None:  # a folder is read at every start; this shows that it can be
         source = sources.open_source(spec, _settings(flags), subset=subset)
-        print(f"{source.spec}: {len(source)} pairs, fingerprint {source.fingerprint}")
+        counts = {name: count for name, count in source.counts.items() if count}
+        known = {"spec": source.spec, "pairs": len(source), "counts": counts, "fingerprint": source.fingerprint}
+        told = ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+        print(json.dumps(known, indent=1) if flags.json else
+              f"{source.spec}: {len(source):,} pairs; left out, noted: {told}; fingerprint {source.fingerprint}")
         return 0
     found = indexing.index(paths, caption_member(flags.caption_field), flags.workers or parallel.cores(), subset)
     fingerprint = ""

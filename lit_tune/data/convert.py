@@ -16,7 +16,7 @@ from PIL import Image
 
 from lit_tune.data import indexing, parallel, sources, storage
 from lit_tune.data.address import Address
-from lit_tune.data.decoding import LIMITS, Limits, load_image, rgb
+from lit_tune.data.decoding import LIMITS, Limits, load_image, load_pixels, rgb
 from lit_tune.data.sample import BadSample, Sample, Source
 from lit_tune.data.shard_folder import Loss, ShardFolder
 from lit_tune.data.tar_source import TarSource, caption_member, open_shards
@@ -166,10 +166,11 @@ def _is_plain(data: bytes) -> bool:
 
 
 def _units(source: Source, per_shard: int) -> list[Unit]:
-    """The new shards: one for each tar, or for each `per_shard` pairs of anything else."""
+    """The new shards: one for each tar that holds a pair, or for each `per_shard` pairs of anything else."""
     if isinstance(source, TarSource):
+        shards = [(path, pairs) for path, pairs in source.shard_pairs() if pairs]
         return [Unit(number, path.url if isinstance(path, Address) else str(path), 0, pairs, storage.state(path).size)
-                for number, (path, pairs) in enumerate(source.shard_pairs())]  # fmt: skip
+                for number, (path, pairs) in enumerate(shards)]  # fmt: skip
     starts = range(0, len(source), per_shard)
     stops = [min(start + per_shard, len(source)) for start in starts]
     return [Unit(number, source.spec, start, stop, stop - start)
@@ -225,11 +226,12 @@ def _fill_array_record(path: Path, source: Source, unit: Unit) -> tuple[int, lis
     try:
         for i in range(unit.start, unit.stop):
             try:
-                record = records.pack(source[i])
+                sample = source[i]
+                load_pixels(sample.image, "clean")  # only whether training could: the record keeps the bytes
             except BadSample as bad:
                 lost.append(_loss(source, i, bad))
                 continue
-            writer.write(record)
+            writer.write(records.pack(sample))
             written += 1
     finally:
         writer.close()

@@ -9,6 +9,7 @@ and all that before any resizing. Colour profiles are ignored by both; a GIF giv
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -54,12 +55,19 @@ READERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
 class Limits:
     """What is refused before decoding: more encoded bytes, more pixels, a more extreme shape.
 
-    `max_pixels` is of width x height, `max_aspect` of the longer side to the shorter one; 0 for none.
+    `max_pixels` is of width x height, `max_aspect` of the longer side to the shorter one (0 for none), `min_side` the
+    least that the shorter side may have.
     """
 
     max_bytes: int = 32 << 20
     max_pixels: int = 1 << 26
     max_aspect: float = 0.0
+    min_side: int = 0
+
+    @classmethod
+    def of(cls, data: Any) -> "Limits":
+        """Those of a run: `config.data`."""
+        return cls(data.max_image_mib << 20, data.max_pixels, data.max_aspect, data.min_side)
 
 
 LIMITS = Limits()
@@ -94,7 +102,8 @@ def load_image(data: bytes, policy: str, limits: Limits = LIMITS) -> Image.Image
         limits: what is refused unread.
 
     Raises:
-        BadSample: empty_image, too_many_bytes, too_many_pixels, extreme_aspect, unknown_format or undecodable.
+        BadSample: empty_image, too_many_bytes, too_many_pixels, extreme_aspect, too_small, unknown_format or
+            undecodable.
     """
     kind = _format(data, limits)
     try:
@@ -145,6 +154,8 @@ def check_size(width: int, height: int, limits: Limits) -> None:
         raise BadSample("too_many_pixels")
     if limits.max_aspect and max(width, height) > limits.max_aspect * min(width, height):
         raise BadSample("extreme_aspect")
+    if min(width, height) < limits.min_side:
+        raise BadSample("too_small")
 
 
 def _plain_jpeg(data: bytes, policy: str, limits: Limits, canvas: np.ndarray | None = None) -> np.ndarray | None:

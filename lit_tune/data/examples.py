@@ -49,7 +49,7 @@ class Recipe:
         data = config.data
         return cls(
             config.seed, tuple(config.vision.image_size), data.policy,
-            Limits(data.max_image_mib << 20, data.max_pixels, data.max_aspect),
+            Limits.of(data),
             Augment(tuple(data.crop_scale), tuple(data.crop_ratio), data.flip, data.color_jitter, data.grayscale,
                     data.rotate),
             data.cache_decoded_mib << 20, data.canvas if data.resize_on == "device" else 0, data.captions,

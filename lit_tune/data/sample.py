@@ -19,6 +19,7 @@ KINDS = (  # of refused samples, as they stand in quarantine.jsonl; code = place
     "undecodable",  # cut, damaged or refused by the decoder
     "unreadable",  # the file or shard could not be read there
     "no_vector",  # config.text.vectors has none for it
+    "too_small",  # under config.data.min_side
 )
 READ_TRIES = 3
 

@@ -11,7 +11,7 @@ import numpy as np
 from lit_tune.data.file_digest import file_sha256
 from lit_tune.data.sample import BadSample, Sample
 from lit_tune.data.tar_source import captions_of, keep_usable
-from lit_tune.data.tfds_split import CAPTIONS, FORM, PREFIX, SPEC, builder_of, rows_of
+from lit_tune.data.tfds_split import CAPTIONS, FORM, PREFIX, SPEC, at_path, builder_of, by_path, rows_of
 from lit_tune.errors import ConfigError, DataError, explain
 
 
@@ -20,8 +20,8 @@ class TfdsSource:
 
     Args:
         spec: "tfds:NAME[/CONFIG][:VERSION]:SPLIT" or "tfds:FOLDER:SPLIT".
-        caption_field: "txt" takes the feature captions, caption or text, else the one of that name; a sequence of texts
-            gives several captions, a class label its name.
+        caption_field: "txt" takes the feature captions, caption or text, else the one of that name, OUTER/INNER for
+            one inside another; a sequence of texts gives several captions, a class label its name.
         max_samples: use only the first so many pairs; None for all.
 
     Raises:
@@ -75,9 +75,9 @@ class TfdsSource:
     def __getitem__(self, i: int) -> Sample:
         row = self._row(i)
         meta = {name: self._plain(name, value) for name, value in row.items() if name != self._picture}
-        answer = meta.pop(self._answer)
+        meta.pop(self._answer, None)
         kept = {name: value for name, value in meta.items() if isinstance(value, str | int | float | bool)}
-        return Sample(str(i), row[self._picture], keep_usable(captions_of(answer)), kept)
+        return Sample(str(i), row[self._picture], self._captions(row), kept)
 
     def pair(self, i: int, max_image_bytes: int) -> tuple[bytes, tuple[str, ...]]:
         """Encoded picture and captions of pair `i`. Raises BadSample."""
@@ -116,7 +116,7 @@ class TfdsSource:
 
     def _captions(self, row: dict[str, Any]) -> tuple[str, ...]:
         """The usable captions of a row."""
-        return keep_usable(captions_of(self._plain(self._answer, row[self._answer])))
+        return keep_usable(captions_of(self._plain(self._answer, at_path(row, self._answer))))
 
     def _plain(self, name: str, value: Any) -> Any:
         """A feature's value as text, number or list of texts; a class as its name."""
@@ -133,8 +133,8 @@ def _features(spec: str, features: Any, caption_field: str) -> tuple[str, str]:
     """Names of the picture feature and of the captions."""
     import tensorflow_datasets as tfds
 
-    kinds = dict(features.items()) if hasattr(features, "items") else {}
-    picture = [name for name, kind in kinds.items() if type(kind) is tfds.features.Image]
+    kinds = dict(by_path(features))
+    picture = [name for name, kind in kinds.items() if type(kind) is tfds.features.Image and "/" not in name]
     wanted = CAPTIONS if caption_field == "txt" else (caption_field,)
     answers = [name for name in wanted if name in kinds and name not in picture]
     if len(picture) != 1 or not answers:

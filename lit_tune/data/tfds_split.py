@@ -4,15 +4,18 @@ Instead of a name the folder of a data set may stand: "tfds:/data/coco_captions:
 array_record can be read at random places without TensorFlow; the default format (tfrecord) cannot.
 """
 
+import functools
+import operator
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lit_tune.errors import ConfigError, explain
 
 PREFIX = "tfds:"
-CAPTIONS = ("captions", "caption", "text")
+CAPTIONS = ("captions", "caption", "text", "captions/text", "captions/caption")
 FORM = "tfds:NAME[/CONFIG][:VERSION]:SPLIT or tfds:FOLDER:SPLIT"
 SPEC = re.compile(r"tfds:(?P<builder>[\w/.~-]+(?::\d+\.\d+\.\d+)?)(?::(?P<split>\w+(?:\[[\d:%-]*\])?))?")
 PREPARE = "prepare it where TensorFlow is installed: builder(..., file_format='array_record').download_and_prepare()"
@@ -68,6 +71,21 @@ def rows_of(spec: str, builder: Any, split: str, picture: str) -> Any:
         raise _needs(spec, error) from error
     except (ValueError, AssertionError, OSError) as error:
         raise _wrong(spec, f"the split {split} in {builder.data_dir}", error, "correct the split") from error
+
+
+def by_path(features: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every feature under its name; those inside another, as COCO's captions/text, as OUTER/INNER."""
+    for name, kind in features.items() if hasattr(features, "items") else ():
+        inner = getattr(kind, "feature", kind)  # of a sequence, what it is a sequence of
+        if hasattr(inner, "items"):
+            yield from by_path(inner, f"{above}{name}/")
+        else:
+            yield above + name, kind
+
+
+def at_path(row: dict[str, Any], path: str) -> Any:
+    """The value of the feature that `by_path` calls so in a row; of a sequence of features all values."""
+    return functools.reduce(operator.getitem, path.split("/"), row)
 
 
 def _place(name: str, data_root: Path | None) -> Path:

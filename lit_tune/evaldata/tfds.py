@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lit_tune.data.sample import BadSample
-from lit_tune.data.tfds_split import CAPTIONS, FORM, SPEC, builder_of, rows_of
+from lit_tune.data.tfds_split import CAPTIONS, FORM, SPEC, at_path, builder_of, by_path, rows_of
 from lit_tune.evaldata.dataset import EvalData
 from lit_tune.evaldata.pieces import damaged, sha256, wrong
 
@@ -71,7 +71,7 @@ def read(
     if answer in CAPTIONS:
         captions = tuple(_captions(one, pictures.describe(i)) for i, one in enumerate(answers))
         return EvalData("retrieval", pictures, sha256("retrieval", digests, captions=captions), spec, captions=captions)
-    names = tuple(builder.info.features[answer].names) if classnames is None else classnames
+    names = tuple(dict(by_path(builder.info.features))[answer].names) if classnames is None else classnames
     labels = np.array(answers, np.int64)
     if (bad := np.flatnonzero((labels < 0) | (labels >= len(names)))).size:
         expected = f"a class from 0 to {len(names) - 1}, as there are {len(names)} class names"
@@ -84,8 +84,8 @@ def _features(spec: str, features: Any) -> tuple[str, str]:
     """Names of the picture feature and of the label or captions."""
     import tensorflow_datasets as tfds
 
-    kinds = dict(features.items()) if hasattr(features, "items") else {}
-    picture = [name for name, kind in kinds.items() if type(kind) is tfds.features.Image]
+    kinds = dict(by_path(features))
+    picture = [name for name, kind in kinds.items() if type(kind) is tfds.features.Image and "/" not in name]
     labels = [name for name, kind in kinds.items() if isinstance(kind, tfds.features.ClassLabel)]
     answers = [name for name in CAPTIONS if name in kinds] or labels
     if len(picture) != 1 or len(answers) != 1:
@@ -104,7 +104,7 @@ def _read_all(rows: Any, picture: str, answer: str, pictures: TfdsPictures) -> t
         except (OSError, RuntimeError, ValueError) as error:
             raise damaged(pictures.describe(i), "a readable record", error) from error
         digests.append(hashlib.sha256(row[picture]).digest())
-        answers.append(row[answer])
+        answers.append(at_path(row, answer))
     return digests, answers
 
 

@@ -99,7 +99,7 @@ def _make(
     parts = [work / "parts" / f"{number:05d}" for number in range(len(starts))]
     if not all(part.is_dir() for part in parts):
         return False
-    _join(work, parts, want)
+    _join(work, parts, want, source.spec)
     if target.exists():  # a damaged one, or an empty folder
         shutil.rmtree(target)
     work.rename(target)
@@ -113,7 +113,7 @@ def _make_whole(source: CaptionSource, encoder: Encoder, target: Path, want: dic
         work = Path(scratch) / "cache"
         work.mkdir()
         encode_part(source, range(len(source)), encoder, want["dtype"], work, Progress())
-        write_info(work, want, [VECTORS])
+        write_info(work, want, source.spec, [VECTORS])
         fetch.place(work, target)
 
 
@@ -153,7 +153,7 @@ def _encode_parts(
                 made.rename(place)
 
 
-def _join(work: Path, parts: list[Path], want: dict[str, Any]) -> None:
+def _join(work: Path, parts: list[Path], want: dict[str, Any], made_from: str) -> None:
     """Make the arrays of all samples from those of the parts, and name the vectors where they lie.
 
     Several machines may do it at once: all write the same bytes.
@@ -170,7 +170,7 @@ def _join(work: Path, parts: list[Path], want: dict[str, Any]) -> None:
             joined["caption_ids"].add(found["caption_ids"])
             row += np.load(part / VECTORS, mmap_mode="r").shape[0]
             caption += len(found["rows"])
-    write_info(work, want, list(vectors), known=vectors)
+    write_info(work, want, made_from, list(vectors), known=vectors)
 
 
 class _Joined(contextlib.AbstractContextManager):

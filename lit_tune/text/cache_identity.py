@@ -23,6 +23,7 @@ DIGESTED = 16 << 30  # bytes of a cache up to which every start compares digests
 class CaptionSource(Protocol):
     """What a cache is made from; a `lit_tune.data.sources.Source` is one."""
 
+    spec: str
     fingerprint: str
 
     def __len__(self) -> int: ...
@@ -68,7 +69,7 @@ def data_identity(source: CaptionSource) -> dict[str, Any]:
     probe = hashlib.sha256()
     for captions in itertools.islice(source.caption_sets(), PROBE):
         probe.update(json.dumps(captions).encode())
-    return {"fingerprint": source.fingerprint, "samples": len(source), "first_captions_sha256": probe.hexdigest()}
+    return {"samples": len(source), "fingerprint": source.fingerprint, "first_captions_sha256": probe.hexdigest()}
 
 
 def default_folder(want: dict[str, Any]) -> Path:
@@ -125,12 +126,15 @@ def usable(folder: Path, want: dict[str, Any]) -> bool:
 
 def refuse_other(folder: Path, info: dict[str, Any], want: dict[str, Any]) -> None:
     """ConfigError if the cache was made with something else than is wanted, naming the first difference."""
-    do = "name another folder, or delete this one and make it again with `lit-tune cache-text`"
     for part, values in want.items():
         found = info[part]
         for key, value in values.items() if isinstance(values, dict) else [("", values)]:
             there = found.get(key) if isinstance(values, dict) else found
             if there != value:
+                do = "name another folder, or delete this one and make it again with `lit-tune cache-text`"
+                if part == "data" and "made_from" in info:
+                    do = (f"it was made from {info['made_from']}; take the same data, --max_samples and "
+                          f"--allow_missing, {do}")
                 raise ConfigError(explain(f"text cache {folder}", expected=f"{part} {key} {value!r}",
                                           found=repr(there), do=do))
 

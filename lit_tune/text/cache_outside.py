@@ -59,7 +59,7 @@ def build_from(
                     used, rows = _renumber(found.rows, table.count)
                     _write_vectors(table, used, work / VECTORS, dtype)
                     save_arrays(work, rows, found.offsets, found.caption_ids)
-                    write_info(work, want, [VECTORS], missing=found.missing)
+                    write_info(work, want, source.spec, [VECTORS], missing=found.missing)
                     fetch.place(work, target)
             except OSError as error:
                 raise fetch.cache_error(target.parent, error) from error

@@ -34,7 +34,7 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 
 def write_info(
-    folder: Path, want: dict[str, Any], vectors: Sequence[str], missing: int = 0,
+    folder: Path, want: dict[str, Any], made_from: str, vectors: Sequence[str], missing: int = 0,
     known: Mapping[str, dict[str, Any]] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Write cache.json, the last file of a cache: everything else is in the folder.
@@ -42,6 +42,7 @@ def write_info(
     Args:
         folder: of the cache.
         want: its identity.
+        made_from: the data as the user named it, for messages; the same pairs may lie elsewhere later.
         vectors: files of vectors in the order of their rows.
         missing: samples that have captions and no vector.
         known: `file_facts` by name of files that need not be read again.
@@ -57,8 +58,8 @@ def write_info(
         raise no_captions(counts["samples"])
     names = [*vectors, "rows.npy", "offsets.npy", "caption_ids.npy"]
     files = {name: known[name] if name in known else file_facts(folder / name) for name in names}
-    info = {"format": FORMAT, "version": __version__, **want, "counts": counts, "vectors": list(vectors),
-            "files": files}  # fmt: skip
+    info = {"format": FORMAT, "version": __version__, **want, "made_from": made_from, "counts": counts,
+            "vectors": list(vectors), "files": files}  # fmt: skip
     temporary = folder / f".cache.json-{socket.gethostname()}-{os.getpid()}"
     temporary.write_text(json.dumps(info, indent=2) + "\n")
     temporary.replace(folder / "cache.json")

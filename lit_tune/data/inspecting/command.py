@@ -66,7 +66,7 @@ def _rules(flags: DataFlags) -> Rules:
         return Rules()
     check(flags.config, files=False)
     data = flags.config.data
-    return Rules(data.policy, Limits(data.max_image_mib << 20, data.max_pixels, data.max_aspect))
+    return Rules(data.policy, Limits.of(data))
 
 
 def _caption_field(flags: DataFlags) -> str:
