@@ -102,8 +102,12 @@ class RunDir:
         on_process_0("resume", lambda: _cut(self.path / "metrics.jsonl", step))
 
     def quarantine(self, rejected: Iterable[Mapping[str, Any]]) -> None:
-        """Append rejected samples (shard, key, kind, ...) to quarantine.jsonl, each one once in the run's life."""
-        self._append_once("quarantine.jsonl", rejected)
+        """Append rejected samples (shard, key, kind, ...) to quarantine.jsonl, each one once by each process.
+
+        In an object store nobody can append: there processes other than 0 write quarantine-I.jsonl.
+        """
+        own = f"-{process_index()}" if is_remote(self.path) and process_index() else ""
+        self._append_once(f"quarantine{own}.jsonl", rejected)
 
     def bad_batches(self, batches: Iterable[Mapping[str, Any]]) -> None:
         """Append batches (step, kind, loss, samples, ...) to bad_batches.jsonl, on process 0, each one once."""

@@ -28,6 +28,7 @@ from lit_tune import (
     debug_faults,
     description,
     distributed,
+    errors,
     flops,
     losses,
     sharding,
@@ -35,6 +36,7 @@ from lit_tune import (
     warm_start,
     watch,
 )
+from lit_tune.bad_samples import BadSamples
 from lit_tune.bad_steps import BadSteps, planned_samples
 from lit_tune.checkpoint import Checkpointer
 from lit_tune.data.loader import Batches
@@ -86,6 +88,7 @@ class Run:
     goodput: Goodput
     growth: watch.Growth | None  # None where a run starts from random numbers: there everything grows
     bad_steps: BadSteps
+    bad_samples: BadSamples
     line: "Line | None" = None  # of an earlier step, not yet written
     cpu_start: float = field(default_factory=time.process_time)
     booked: float = 0.0  # seconds of evaluating and saving that earlier log lines took account of
@@ -156,8 +159,9 @@ def train(flags: TrainFlags, phases: Phases) -> int:
             bad_steps = BadSteps(skipped=float(jax.device_get(state["skipped"])), by_hand=flags.skip_batches,
                                  samples=partial(planned_samples, text.source, order), write=directory.bad_batches,
                                  saved=saved.get("bad_steps"), scale_max=config.loss.logit_scale_max)
+            bad_samples = BadSamples(batches.quarantine, mesh, saved.get("bad_samples"))
             run = Run(config, flags, phases, mesh, directory, checkpoints, built, batches, text, evaluations, meta,
-                      state, step, goodput, growth, bad_steps)
+                      state, step, goodput, growth, bad_steps, bad_samples)
             console.print_facts(config, built, source, text.facts, resumed_at=step)
             with batches:
                 return loop(run)
@@ -196,7 +200,7 @@ def loop(run: Run) -> int:
                 return finish(run, scores)
 
             with phases.enter("data wait"):
-                batch = next(run.batches)
+                batch = next_batch(run)
             with phases.enter("compile" if compiling else "step"):
                 debug_faults.strike(run.flags.debug_fault, run.step, jax.process_index())
                 run.state, metrics, embeddings = run.built.step(run.state, batch, text_params)
@@ -220,6 +224,15 @@ def loop(run: Run) -> int:
                 return phases.preempted()
 
 
+def next_batch(run: Run) -> dict[str, jax.Array]:
+    """The next batch; the bad samples that end a run here are in quarantine.jsonl first. Raises DataError."""
+    try:
+        return next(run.batches)
+    except errors.DataError:
+        run.directory.quarantine(run.batches.quarantine.drain())
+        raise
+
+
 @dataclass
 class Line:
     """What a line of metrics.jsonl is made of, most of it still being computed on the devices."""
@@ -237,8 +250,9 @@ def look(run: Run, batch: dict, metrics: dict, embeddings: dict) -> Line:
     if run.step <= run.config.log.block_stats_steps:
         stats = watch.block_stats(run.built, run.state["params"]["image"], batch, run.config)
     run.directory.quarantine(run.batches.quarantine.drain())
+    run.bad_samples.add()
     return Line(run.step, metrics, _embedding_metrics(embeddings["zimg"], embeddings["ztxt"]), stats, {
-        **run.batches.quarantine.metrics(), "data/batch_digest": run.batches.order.batch_digest(run.step - 1)})
+        "data/batch_digest": run.batches.order.batch_digest(run.step - 1)})
 
 
 def write_line(run: Run, writer: MetricWriter, clock: Throughput) -> None:
@@ -253,11 +267,12 @@ def write_line(run: Run, writer: MetricWriter, clock: Throughput) -> None:
     step = line.step
     with run.phases.enter("step"):
         run.bad_steps.settle(step)
+        run.bad_samples.settle()
         values = {f"train/{name}": float(value)
                   for name, value in jax.device_get(line.metrics | line.shape | line.block_stats).items()}
     for warning in run.growth.look(values) if run.growth and line.block_stats else ():
         console.warn(f"step {step}: {warning}")
-    values |= line.data | run.bad_steps.metrics() | {
+    values |= line.data | run.bad_samples.metrics() | run.bad_steps.metrics() | {
         **run.goodput.shares(), "perf/cpu_s": time.process_time() - run.cpu_start,
         **clock.rates(step, run.batches.take_wait(), run.elsewhere())}
     writer.write(step, "train", values)
@@ -293,10 +308,13 @@ def save(run: Run, scores: dict[str, float], *, wait: bool = False) -> None:
     with run.phases.enter("save"):
         run.bad_steps.settle(run.step)
         run.bad_steps.check()
+        run.bad_samples.add()
+        run.bad_samples.settle()
         run.directory.sync()  # the lines on disk are never behind the checkpoint
         save = run.checkpoints.save_now if wait else run.checkpoints.save
         save(run.step, run.state, run.meta | {"metrics": scores, "goodput": run.goodput.record(),
-                                              "bad_steps": run.bad_steps.record()})
+                                              "bad_steps": run.bad_steps.record(),
+                                              "bad_samples": run.bad_samples.record()})
         run.phases.saved_step = run.checkpoints.saved_step
 
 
@@ -309,7 +327,7 @@ def finish(run: Run, scores: dict[str, float]) -> int:
         scores = scores or read_eval(run.directory.path, run.step)
         run.directory.write_final(run.step, tree.digest(params), scores)
     run.directory.quarantine(run.batches.quarantine.drain())
-    if replaced := run.batches.quarantine.summary():
+    if replaced := run.batches.quarantine.summary(run.bad_samples.totals):
         console.say(f"data      {replaced}")
     console.say(f"time      {told(run.goodput.shares())}")
     if jax.process_index() == 0:

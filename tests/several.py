@@ -16,7 +16,7 @@ STEPS = 60  # 24 pictures, 8 a step: 20 epochs
 
 def run(home: Path, name: str, *words: str, **changes: object) -> subprocess.Popen:
     """A started run of one process in a folder `name`."""
-    arguments = tiny.arguments(home / "text", home / "pictures", home / name, total_steps=STEPS, **changes)
+    arguments = tiny.arguments(home / "text", home / "pictures", home / name, **{"total_steps": STEPS} | changes)
     return tiny.start([*arguments, *words], home / "cache")
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 from range_server import Server
+from shards_on_disk import picture
 
 from lit_tune.data import sources, storage, tar_source
 from lit_tune.data.__main__ import main
@@ -32,14 +33,19 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "FIRST_PAUSE", 0.001)
 
 
+def content(number: int) -> bytes:
+    """The bytes of a picture, of another length for each number."""
+    return picture(number) + bytes([number]) * (400 + number)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two shards of 4 pairs by Python's own writer; the bytes of the pictures are no picture, nobody decodes here."""
+    """Two shards of 4 pairs by Python's own writer; the pictures have some more bytes behind them, as some have."""
     folder = tmp_path_factory.mktemp("shards")
     for shard in range(2):
         with tarfile.open(folder / f"{shard}.tar", "w") as tar:
             for number in range(4 * shard, 4 * shard + 4):
-                image = b"\xff\xd8\xff" + bytes([number]) * (700 + number)
+                image = content(number)
                 fields = b'{"uid": "%032x"}' % number
                 for suffix, data in (("jpg", image), ("txt", b"caption %d" % number), ("json", fields)):
                     info = tarfile.TarInfo(f"{number:03d}.{suffix}")
@@ -74,7 +80,7 @@ def same(source: Source, folder: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(lambda i: (source[i], source.pair(i, LIMIT), source.describe(i)), range(8)))
     assert got == [(local[i], local.pair(i, LIMIT), local.describe(i)) for i in range(8)]
-    assert got[5][0].image == b"\xff\xd8\xff" + b"\x05" * 705 and got[5][0].captions == ("caption 5",)
+    assert got[5][0].image == content(5) and got[5][0].captions == ("caption 5",)
 
 
 def test_shards_in_a_store_are_those_of_the_files(memory, folder):

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -215,3 +217,42 @@ def test_shared_broken_shards_lose_what_their_manifest_says(tmp_path, capsys):
     assert [int(line["key"]) for line in lines] == [0, 3, 5, 8]
     sizes = {Image.open(io.BytesIO(members["jpg"])).size for _, members in read(tmp_path / "out" / "00000000.tar")}
     assert all(min(size) == 48 for size in sizes)
+
+
+@pytest.mark.parametrize("form", convert.FORMS)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, form, workers):
+    for number in range(3):
+        shard(tmp_path / f"{number}.tar", list(range(40)))
+    out, environment = tmp_path / "out", os.environ | {"LIT_TUNE_CACHE": str(tmp_path / "cache")}
+    assert main(["index", f"{tmp_path}/*.tar"]) == 0
+    words = [sys.executable, "-m", "lit_tune.data", "convert", f"{tmp_path}/*.tar", f"--out={out}", f"--to={form}",
+             f"--workers={workers}"]
+    code = ("import resource, signal, sys, runpy; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000)); sys.argv = sys.argv[1:]; "
+            "runpy.run_module('lit_tune.data', run_name='__main__')")
+    full = subprocess.run([sys.executable, "-c", code, *words[2:]], env=environment, capture_output=True, text=True)
+    errors = [line for line in full.stderr.splitlines() if not line.startswith("convert:")]
+    assert full.returncode == 2 and len(errors) == 1 and "expected room and the right to write" in errors[0], full
+    assert not list(out.glob(".*.tmp"))
+    assert subprocess.run(words, env=environment, capture_output=True).returncode == 0
+    assert len(sources.open_source(str(out), TXT)) == 120
+
+
+@pytest.mark.parametrize("content", ['{"plan"', "[]", '{"plan": 3}'])
+def test_a_damaged_record_of_the_folder_is_one_line(tmp_path, content):
+    shard(tmp_path / "0.tar", [1])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "convert.json").write_text(content)
+    with pytest.raises(ConfigError, match="expected a whole convert.json, found a damaged one"):
+        run(tmp_path / "0.tar", tmp_path / "out")
+
+
+def test_a_shard_whose_counts_are_gone_is_made_again(tmp_path):
+    shard(tmp_path / "0.tar", [1, 2])
+    assert run(tmp_path / "0.tar", tmp_path / "out") == 0
+    before = (tmp_path / "out" / "00000000.tar").read_bytes()
+    (tmp_path / "out" / "00000000_stats.json").unlink()
+    assert run(tmp_path / "0.tar", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "00000000_stats.json").read_text()) == {"successes": 2}
+    assert (tmp_path / "out" / "00000000.tar").read_bytes() == before

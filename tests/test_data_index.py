@@ -9,12 +9,13 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from shards_on_disk import picture, shard, write
 
-from lit_tune.data import indexing, parallel, tar_index
+from lit_tune.data import indexing, parallel, sources, tar_index
 from lit_tune.data.__main__ import main
 from lit_tune.errors import ConfigError, DataError, LitTuneError
 
@@ -101,6 +102,35 @@ def test_every_bad_shard_has_its_line_and_the_exit_code_is_4(tmp_path, capsys):
             assert name in line and re.search(word, line), line
 
 
+@pytest.mark.parametrize("announced", ['"12"', "12.5", "null", "true", "-1"])
+def test_an_announced_count_that_is_none_is_told(tmp_path, announced):
+    shard(tmp_path / "0.tar", [1])
+    for name, field in (("0_stats.json", "successes"), ("sizes.json", "0.tar")):
+        (tmp_path / name).write_text(f'{{"{field}": {announced}}}')
+        with pytest.raises(DataError, match=f"{name}: expected a count of samples in {field}, found "):
+            main(["index", str(tmp_path / "0.tar"), "--workers=1"])
+        (tmp_path / name).unlink()
+
+
+def test_a_shard_without_samples_is_sound(tmp_path, capsys):
+    write(tmp_path / "0.tar", [])
+    assert main(["index", str(tmp_path / "0.tar"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"] == 0
+
+
+def test_where_no_index_can_be_kept_a_shard_is_read_once_more_and_not_at_every_opening(tmp_path, monkeypatch):
+    shard(tmp_path / "0.tar", [1, 2])
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LIT_TUNE_CACHE", str(tmp_path / "file"))
+    scanned, scan = [], tar_index.scan
+    monkeypatch.setattr(tar_index, "scan", lambda *words: scanned.append(words) or scan(*words))
+    source = sources.open_source(str(tmp_path / "0.tar"), SimpleNamespace(caption_field="txt"))
+    for _ in range(5):
+        assert source.captions(1) == ("text 1",)
+        source._opened.clear()
+    assert len(scanned) == 2
+
+
 def test_a_key_and_a_uid_take_few_bytes(tmp_path):
     rng = np.random.default_rng(0)
     uids = [int.from_bytes(rng.bytes(16)) for _ in range(400)]
@@ -180,13 +210,24 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     (["convert", "X", "--out=Y", "--to=tar", "--quality=101"], "1 to 100"),
     (["convert", "X", "--out=Y", "--to=tar", "--policy=odd"], "clean or reference"),
     (["convert", "X", "--out=Y", "--to=array_record", "--size=9"], "--size"),
-    (["convert", "X", "--to=tar"], "--out"), (["reshard", "X", "--allow-missing=2"], "FRACTION"),
+    (["index", "X", "--uid_repeats=once"], "--uid_list=FILE beside it"),
+    (["convert", "X", "--to=tar"], "--out"), (["convert", "X", "--out=Y"], "found none"),
+    (["reshard", "X", "--allow-missing=2"], "FRACTION"),
 ])  # fmt: skip
 def test_wrong_command_lines_are_one_clear_line(words, wanted, tmp_path):
     words = [word.replace("X", str(shard(tmp_path / "0.tar", [1]))) for word in words]
     with pytest.raises(ConfigError) as caught:
         main(words)
     assert wanted in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    def refused(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refused)  # root may read everything
+    with pytest.raises(DataError, match="expected a folder that can be read, found Permission denied"):
+        main(["index", str(tmp_path)])
 
 
 def killed(number: int) -> int:

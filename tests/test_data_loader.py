@@ -224,15 +224,15 @@ def test_three_worker_processes_give_the_same(config):
 def test_bad_samples_are_counted_by_kind_and_shard(config):
     source = sources.open_source(config.data.train, config.data)
     quarantine = Quarantine(source, 1.0)
-    assert quarantine.summary() == "" and quarantine.metrics() == {"data/bad_samples": 0}
+    assert quarantine.summary(quarantine.counts) == ""
     tried = np.array([[5, 11, 2], [5, 1, -1], [3, -1, -1]])
     fault = np.array([[4, 7, 0], [4, 0, 0], [0, 0, 0]], np.uint8)
     quarantine.take(tried, fault)
     one, two = KINDS[3], KINDS[6]
-    assert quarantine.metrics() == {"data/bad_samples": 3, f"data/bad_{one}": 2, f"data/bad_{two}": 1}
+    assert quarantine.counts == {"samples": 6, "bad": 3, one: 2, two: 1}
     assert dict(quarantine.shards) == {"pairs.tar": 3} and len(quarantine.drain()) == 2 and not quarantine.drain()
-    assert quarantine.summary() == (
-        f"3 of 6 samples replaced: {one} 2, {two} 1; most in pairs.tar 3; each is in quarantine.jsonl")
+    assert quarantine.summary(quarantine.counts) == (
+        f"3 of 6 samples replaced: {one} 2, {two} 1; most of this process in pairs.tar 3; each is in quarantine.jsonl")
 
 
 def test_crops_for_the_device_are_resized_to_what_the_host_makes(config):

@@ -53,7 +53,7 @@ def _index(flags: DataFlags) -> int:
         return 0
     found = indexing.index(paths, caption_member(flags.caption_field), flags.workers or parallel.cores(), subset)
     fingerprint = ""
-    if not found.problems:
+    if not found.problems and found.pairs:
         fingerprint = sources.open_source(spec, _settings(flags), subset=subset).fingerprint
     result = indexing.as_dict(redact(spec), found, subset, time.monotonic() - start, fingerprint)
     print(json.dumps(result, indent=1) if flags.json else "\n".join(indexing.lines(result)))
@@ -83,8 +83,8 @@ def _reshard(flags: DataFlags) -> int:
 def _convert(flags: DataFlags) -> int:
     """Write the data set in another form."""
     if flags.to not in convert.FORMS:
-        raise ConfigError(explain("data convert", expected=f"--to={' or '.join(convert.FORMS)}", found=flags.to,
-                                  do="say which form"))  # fmt: skip
+        raise ConfigError(explain("data convert", expected=f"--to={' or '.join(convert.FORMS)}",
+                                  found=flags.to or "none", do="say which form"))  # fmt: skip
     encoding = None
     if flags.to == "tar":
         if flags.quality > 100 or flags.policy not in POLICIES:
@@ -144,6 +144,9 @@ def _subset(flags: DataFlags) -> Subset | None:
         raise ConfigError(
             explain("--uid_repeats", expected=" or ".join(REPEATS), found=flags.uid_repeats, do="use one of them")
         )
+    if not flags.uid_list and flags.uid_repeats != REPEATS[1]:
+        raise ConfigError(explain("--uid_repeats", expected="--uid_list=FILE beside it", found="no such flag",
+                                  do="leave it out"))  # fmt: skip
     return Subset(flags.uid_list, flags.uid_repeats) if flags.uid_list else None
 
 

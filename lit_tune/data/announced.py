@@ -18,7 +18,7 @@ def expected_samples(path: Location) -> int:
     sizes, stats = path.with_name("sizes.json"), path.with_name(f"{path.stem}_stats.json")
     for file, field in ((sizes, path.name), (stats, "successes")):
         try:
-            value = _announced(file, storage.state(file)).get(field)
+            fields = _announced(file, storage.state(file))
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
@@ -27,8 +27,13 @@ def expected_samples(path: Location) -> int:
             raise DataError(
                 explain(str(file), expected="a JSON object with sample counts", found=error, do="mend or remove it")
             ) from error
-        if isinstance(value, int):
-            return value
+        if field not in fields:
+            continue
+        value = fields[field]
+        if type(value) is not int or value < 0:  # True is an int too
+            raise DataError(explain(str(file), expected=f"a count of samples in {field}", found=repr(value),
+                                    do="mend or remove it"))
+        return value
     return -1
 
 

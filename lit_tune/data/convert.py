@@ -233,8 +233,9 @@ def _fill_array_record(path: Path, source: Source, unit: Unit) -> tuple[int, lis
                 continue
             writer.write(records.pack(sample))
             written += 1
-    finally:
         writer.close()
+    except RuntimeError as error:  # what the package makes of a full disk
+        raise OSError(f"{path.name} could not be written: {str(error).splitlines()[0]}") from error
     return written, lost
 
 

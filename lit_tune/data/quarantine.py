@@ -1,6 +1,7 @@
 """Bad samples: counted by kind and shard, each named once, and the end of a run that meets too many of them."""
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -64,18 +65,17 @@ class Quarantine:
         lines, self._lines = self._lines, []
         return lines
 
-    def metrics(self) -> dict[str, int]:
-        """{"data/bad_samples"} and, for each kind that was met, {"data/bad_KIND"}: so far in this process."""
-        kinds = {f"data/bad_{kind}": self.counts[kind] for kind in KINDS if self.counts[kind]}
-        return {"data/bad_samples": self.counts["bad"]} | kinds
+    def summary(self, totals: Mapping[str, int]) -> str:
+        """All of it in one line for people, "" where nothing was bad.
 
-    def summary(self) -> str:
-        """All of it in one line for people, "" where nothing was bad."""
-        if not self.counts["bad"]:
+        Args:
+            totals: counts like `counts`, of the whole run; the shards are those of this process.
+        """
+        if not totals["bad"]:
             return ""
         worst = ", ".join(f"{shard} {count:,}" for shard, count in self.shards.most_common(SHOWN))
-        return (f"{self.counts['bad']:,} of {self.counts['samples']:,} samples replaced: {self._kinds()}; most in "
-                f"{worst}; each is in quarantine.jsonl")
+        return (f"{totals['bad']:,} of {totals['samples']:,} samples replaced: {_kinds(totals)}; most of this process "
+                f"in {worst or 'no shard'}; each is in quarantine.jsonl")
 
     def _add(self, index: int, kind: str) -> None:
         self.counts[kind] += 1
@@ -85,13 +85,15 @@ class Quarantine:
             self._lines.append({"shard": shard, "key": key, "kind": kind, "index": index})
         self.shards[self._known[index]] += 1
 
-    def _kinds(self) -> str:
-        return ", ".join(f"{kind} {self.counts[kind]:,}" for kind in KINDS if self.counts[kind])
-
     def _too_many(self, found: str) -> DataError:
         first = ", ".join("/".join(self._source.describe(index)) for index in sorted(self._known)[:SHOWN])
         return DataError(
             explain(self._source.spec, expected=f"at most {self._max_fraction:.3%} bad samples",
-                    found=f"{found} ({self._kinds()}; such as {first})",
+                    found=f"{found} ({_kinds(self.counts)}; such as {first})",
                     do="look at them with `lit-tune data inspect`, or raise config.data.max_bad_fraction")
         )  # fmt: skip
+
+
+def _kinds(counts: Mapping[str, int]) -> str:
+    """The kinds that were met, with how often."""
+    return ", ".join(f"{kind} {counts[kind]:,}" for kind in KINDS if counts[kind])

@@ -58,17 +58,24 @@ class ShardFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._refused("a folder that can be made", error.strerror, "name another one") from error
+        lock = filelock.FileLock(self.folder / ".lock")
+        with self._writing():
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout as error:  # an OSError too
+                raise self._refused("an unused folder", "another process writing there", "wait for it") from error
         try:
-            with filelock.FileLock(self.folder / ".lock", timeout=0):
+            with self._writing():
                 self._begin(plan)
-                yield
-        except filelock.Timeout as error:
-            raise self._refused("an unused folder", "another process writing there", "wait for it") from error
+            yield
+        finally:
+            self._remove_halves()  # of workers that were ended
+            lock.release()
 
     def _begin(self, plan: dict[str, Any]) -> None:
         """Write the plan down, or see that it is the one that was."""
         if self.record.exists():
-            before = json.loads(self.record.read_text())["plan"]
+            before = self._read_plan()
             changed = [name for name in plan if before.get(name) != plan[name]]
             if changed:
                 raise self._refused(f"shards of the same {', '.join(changed)}",
@@ -77,12 +84,27 @@ class ShardFolder:
             raise self._refused("an empty folder, or one of the same command", "other files", "name another folder")
         else:
             self._write_record(plan, None)
+        self._remove_halves()
+
+    def _remove_halves(self) -> None:
+        """Remove what was not written to its end: it would keep a full disk full."""
         for half in self.folder.glob(".*.tmp"):
-            half.unlink()
+            half.unlink(missing_ok=True)
+
+    def _read_plan(self) -> dict[str, Any]:
+        """What the shards in the folder were to be."""
+        try:
+            plan = json.loads(self.record.read_text())["plan"]
+            if not isinstance(plan, dict):
+                raise TypeError(type(plan).__name__)
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._refused(f"a whole {self.record.name}", f"a damaged one ({error})",
+                                "delete the folder, or name another one") from error
+        return plan
 
     def is_done(self, number: int) -> bool:
-        """Whether a shard is there: its tar is renamed into place last."""
-        return (self.folder / self.name(number)).exists()
+        """Whether a shard and its counts are there: it is renamed into place last."""
+        return (self.folder / self.name(number)).exists() and self._stats(number).exists()
 
     def put(self, number: int, write: Callable[[Path], tuple[int, list[Loss]]]) -> None:
         """Write one shard, all or nothing.
@@ -90,13 +112,17 @@ class ShardFolder:
         Args:
             number: of the shard.
             write: writes a file; returns how many samples it holds, and which were lost.
+
+        Raises:
+            ConfigError: there is no room, or no right to write.
         """
         temporary = self.folder / f".{self.name(number)}.{os.getpid()}.tmp"
-        successes, lost = write(temporary)
-        files.sync(temporary)
-        stats = {"successes": successes} | ({"lost": lost} if lost else {})
-        files.write_atomically(self._stats(number), json.dumps(stats))
-        os.replace(temporary, self.folder / self.name(number))
+        with self._writing():
+            successes, lost = write(temporary)
+            files.sync(temporary)
+            stats = {"successes": successes} | ({"lost": lost} if lost else {})
+            files.write_atomically(self._stats(number), json.dumps(stats))
+            os.replace(temporary, self.folder / self.name(number))
 
     def finish(self, plan: dict[str, Any], shards: int, result: dict[str, Any]) -> dict[str, Any]:
         """Write sizes.json, quarantine.jsonl and the counts.
@@ -112,12 +138,13 @@ class ShardFolder:
         stats = [json.loads(self._stats(number).read_text()) for number in range(shards)]
         lost = [loss for one in stats for loss in one.get("lost", [])]
         sizes = {self.name(number): one["successes"] for number, one in enumerate(stats)}
-        files.write_atomically(self.folder / "sizes.json", json.dumps(sizes, indent=0))
-        files.write_atomically(self.folder / "quarantine.jsonl", "".join(json.dumps(loss) + "\n" for loss in lost))
         result = result | {"samples_out": sum(sizes.values()), "shards_out": shards,
                            "lost": dict(sorted(Counter(loss["kind"] for loss in lost).items()))}
         assert result["samples_in"] == result["samples_out"] + len(lost), f"samples went missing: {result}"
-        self._write_record(plan, result)
+        with self._writing():
+            files.write_atomically(self.folder / "sizes.json", json.dumps(sizes, indent=0))
+            files.write_atomically(self.folder / "quarantine.jsonl", "".join(json.dumps(loss) + "\n" for loss in lost))
+            self._write_record(plan, result)
         return result
 
     def _stats(self, number: int) -> Path:
@@ -125,6 +152,15 @@ class ShardFolder:
 
     def _write_record(self, plan: dict[str, Any], result: dict[str, Any] | None) -> None:
         files.write_atomically(self.record, json.dumps({"plan": plan, "result": result}, indent=1) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What the system refuses here is one line, and the same command can go on."""
+        try:
+            yield
+        except OSError as error:
+            raise self._refused("room and the right to write", error.strerror or str(error),
+                                "make room, or change its permissions; the same command goes on") from error
 
     def _refused(self, expected: str, found: str, do: str) -> ConfigError:
         return ConfigError(explain(str(self.folder), expected=expected, found=found, do=do))

@@ -111,8 +111,12 @@ def located(spec: str) -> tuple[str, list[Any]]:
     if spec.startswith("emoji:"):
         return ".tar", _emoji_shards(spec)
     paths = [location(path) for path in expand(spec)]
-    if len(paths) == 1 and isinstance(paths[0], Path) and paths[0].is_dir():
-        return _in_folder(paths[0])
+    try:
+        if len(paths) == 1 and isinstance(paths[0], Path) and paths[0].is_dir():
+            return _in_folder(paths[0])
+    except PermissionError as error:
+        raise DataError(explain(spec, expected="a folder that can be read", found=error.strerror,
+                                do="change its permissions")) from error
     kinds = {_kind(path): path for path in paths}
     if len(kinds) > 1:
         found = " and ".join(sorted(path.name for path in kinds.values()))

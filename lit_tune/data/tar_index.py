@@ -357,7 +357,7 @@ def index_shard(path: Location, caption_member: str = "txt") -> Index:
         index = scan(path, caption_member)
         try:
             save(index, file)
-        except OSError as error:  # a full or read-only cache costs time at the next start, nothing else
+        except OSError as error:  # a full or read-only cache costs time and memory, nothing else
             log.warning("%s", explain(str(file), expected="a writable cache", found=error, do="set LIT_TUNE_CACHE"))
     return replace(index, expected=expected_samples(path))
 

@@ -133,11 +133,13 @@ class TarSource:
 
     def _open_again(self) -> None:
         self._opened: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._unsaved: dict[int, Index] = {}  # where the cache cannot be written
         self._index_files: dict[int, Path] = {}  # of shards at addresses: opened again, they cost no request
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_opened", "_index_files", "_lock")}
+        own = "_opened", "_unsaved", "_index_files", "_lock"
+        return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -258,9 +260,11 @@ class TarSource:
         """Open a shard; refuse one that is no longer what it was when the source was made."""
         path, member = self.shards[number], caption_member(self.caption_field)
         file = self._index_files.get(number) or index_file(path, member)
-        index, rows = load(path, file), None
-        if index is None:
+        index, rows = self._unsaved.get(number), None
+        if index is None and (index := load(path, file)) is None:
             index = index_shard(path, member)
+            if not file.exists():  # or each opening would read the whole shard
+                self._unsaved[number] = index
         if self.subset is not None:
             rows = subsets.shard_rows(index, file, self.subset)
         if (index.sha256, rows.sha256 if rows else "") != self._sha256[number]:
