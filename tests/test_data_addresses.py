@@ -116,7 +116,7 @@ def test_http_with_ranges_gives_the_same_pairs_and_reads_a_shard_once(server, fo
     again = sources.open_source(spec, TXT)
     assert len(whole) == 1 and again[7].captions == ("caption 7",)
     read = [(int(a), int(b)) for _, _, span in server.asked for a, b in re.findall(r"=(\d+)-(\d+)", span)]
-    assert len(read) == 3 and max(b - a + 1 for a, b in read) == len(content(7))  # a picture, a caption, the other fields
+    assert len(read) == 3 and max(b - a + 1 for a, b in read) == len(content(7))  # caption, fields, picture
 
 
 def test_a_shard_opened_again_costs_only_the_reads(server, monkeypatch):
