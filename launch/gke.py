@@ -225,9 +225,10 @@ def run(settings: Settings, commands: Commands) -> int:
         raise Stop(2, f"--tpu: expected a type such as {examples}, found {settings.tpu!r}; change it")
     if settings.tier == "reserved" and not settings.reservation:
         raise Stop(2, "--reserved: expected --reservation=NAME with it on GKE, found none; add it")
-    if settings.fetch or settings.mount or any("{i}" in word or "{n}" in word for word in settings.words):
-        raise Stop(2, "--fetch, --mount, {i} and {n}: expected with launch/tpu_vm.py and cpu_vm.py only, found here; "
-                      "read from gs:// addresses")
+    numbered = any("{i}" in word or "{n}" in word for word in settings.words)
+    if settings.fetch or settings.mount or settings.nfs or numbered:
+        raise Stop(2, "--fetch, --mount, --nfs, {i} and {n}: expected with launch/tpu_vm.py and cpu_vm.py only, found "
+                      "here; read from gs:// addresses")
     return VERBS[settings.verb](settings, commands)
 
 

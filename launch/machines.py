@@ -52,6 +52,8 @@ def bring(settings: Settings, commands: Commands, machines: Machines, extra: str
              "tar -xf lit_tune.tar -C lit_tune", f"{WORKER} install {extra}"]
     if settings.mount:
         steps.append(f"{WORKER} mount {shlex.join([settings.bucket.removeprefix('gs://'), settings.mount])}")
+    if settings.nfs:
+        steps.append(f"{WORKER} nfs {shlex.join(settings.nfs)}")
     steps += [f"{WORKER} fetch {shlex.join(pair)}" for pair in settings.fetch]
     commands.say("installing on all machines")
     everywhere(settings, commands, machines, " && ".join(steps), "installing", tries=3)
@@ -177,7 +179,8 @@ def _ended(settings: Settings, commands: Commands, machines: Machines, found: di
 def _tell_what_goes(settings: Settings, commands: Commands) -> None:
     """Say what a job that writes to the machines' own disks has left there, and the line that keeps it."""
     out = settings.flag("out") or (f"{CACHE}/index" if settings.words[:2] == ("data", "index") else "")
-    if settings.words[0] in ("train", "copy") or (settings.mount and out.startswith(f"{settings.mount}/")):
+    kept = [folder for folder in (settings.mount, settings.nfs[1] if settings.nfs else "") if folder]
+    if settings.words[0] in ("train", "copy") or any(out.startswith(f"{folder}/") for folder in kept):
         return
     if not out:
         commands.say(f"what it wrote, in {CACHE} or elsewhere, lies on the machines' own disks and goes with them; "

@@ -31,7 +31,7 @@ NEEDS_LESS = {"plan": ("tpu",), "logs": ("name", "project", "zone")}
 OF_BOTH = {"--help", "--name", "--restarts", "--slices", "--topology", "--workdir"}  # of launchers and of lit-tune
 # What only Google's machines have; the other launchers refuse it.
 OF_GOOGLE = ("--project", "--zone", "--tpu", "--slices", "--spot", "--reserved", "--reservation", "--bucket",
-             "--queue-for", "--fetch", "--mount", "--image", "--service-account", "--network", "--machines",
+             "--queue-for", "--fetch", "--mount", "--nfs", "--image", "--service-account", "--network", "--machines",
              "--machine-type", "--max-hours", "--iap")
 # Flags of some launchers only, which name them to `parse`.
 OF_SOME: dict[str, dict[str, Any]] = {
@@ -72,6 +72,7 @@ class Settings:
     restarts: int
     queue_for: str
     mount: str
+    nfs: tuple[str, str] | None
     fetch: tuple[tuple[str, str], ...]
     image: str
     service_account: str
@@ -148,6 +149,7 @@ def parse(program: str, argv: Sequence[str], *, needs: Sequence[str] = NEEDS, un
             raise Stop(2, f"{flag}: expected with another launcher, found with {program}, to which it means nothing; "
                           "leave it out")
     given = _read(_parser(program, unused, more), flags, words, hint)
+    given["nfs"] = _disk(given["nfs"]) if given["nfs"] else None
     given["fetch"] = tuple(_pair(text) for text in given["fetch"])
     given["sbatch"] = tuple(word for text in given.get("sbatch", ()) for word in _cut(text))
     settings = Settings(program=program, typed=tuple(ours[1:]), words=tuple(_joined(words)), **given)
@@ -179,7 +181,7 @@ def _read(parser: "_Parser", flags: Sequence[str], words: Sequence[str], hint: s
             raise Stop(2, f"{flag}: expected before `--`, found behind it, where the words for lit-tune are; move it")
     known, unknown = parser.parse_known_args(flags)
     if unknown:
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], there, n=1, cutoff=0.8 if hint else 0.6)
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], there, n=1, cutoff=0.8 if hint else 0.7)
         do = f"did you mean {near[0]}?" if near else (
             hint or "`--help` shows them; words for lit-tune stand behind `--`")
         raise Stop(2, f"{unknown[0]}: expected a flag, found an unknown one; {do}")
@@ -228,6 +230,14 @@ def _pair(text: str) -> tuple[str, str]:
     source, equals, target = text.rpartition("=")
     if not equals or not source.startswith("gs://") or not target:
         raise Stop(2, f"--fetch={text}: expected gs://BUCKET/FOLDER=FOLDER, found {text!r}; write both")
+    return source, target
+
+
+def _disk(text: str) -> tuple[str, str]:
+    """(SERVER:/PATH, FOLDER) of --nfs."""
+    source, equals, target = text.rpartition("=")
+    if not equals or not re.fullmatch(r"[\w.\-]+:/\S*", source) or not target:
+        raise Stop(2, f"--nfs={text}: expected SERVER:/PATH=FOLDER, found {text!r}; write both")
     return source, target
 
 
@@ -319,6 +329,7 @@ def _parser(program: str, unused: Sequence[str] = (), more: Sequence[str] = ()) 
     add("--fetch", action="append", default=[], metavar="gs://B/FOLDER=FOLDER",
         help="copy this to every machine before the run; may be repeated")
     add("--mount", default="", metavar="FOLDER", help="the bucket as a folder on every machine, by gcsfuse")
+    add("--nfs", default="", metavar="SERVER:/PATH=FOLDER", help="a network disk of yours as a folder on every machine")
     add("--image", default="", metavar="IMAGE", help="GKE: an image that is there already, instead of building one")
     add("--service-account", "--service_account", default="", metavar="EMAIL", help="that the machines run as")
     add("--network", default="", metavar="NAME", help="VPC network, instead of `default`")

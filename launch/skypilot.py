@@ -24,8 +24,8 @@ from settings import Settings, parse
 from tpu_vm import RUNTIMES, count_of
 
 TASK = Path(__file__).resolve().with_name("skypilot.yaml")
-UNUSED = ("--slices", "--reserved", "--reservation", "--queue-for", "--fetch", "--mount", "--image", "--worker",
-          "--service-account", "--network", "--iap", "--machines", "--machine-type", "--max-hours")
+UNUSED = ("--slices", "--reserved", "--reservation", "--queue-for", "--fetch", "--mount", "--nfs", "--image",
+          "--worker", "--service-account", "--network", "--iap", "--machines", "--machine-type", "--max-hours")
 SAVED = 76  # exit code of a run that was told to stop and has saved; SkyPilot starts that one again, without a bound
 ENDED = ("SUCCEEDED", "CANCELLED", "FAILED", "FAILED_SETUP", "FAILED_PRECHECKS", "FAILED_NO_RESOURCE",
          "FAILED_CONTROLLER")

@@ -3,6 +3,7 @@
 #
 #   worker.sh install EXTRA          Python 3.12 and lit_tune[EXTRA] from the clone that this file is in
 #   worker.sh mount BUCKET FOLDER    gs://BUCKET as a folder, by gcsfuse
+#   worker.sh nfs SERVER:/PATH FOLDER  a network disk as a folder
 #   worker.sh fetch FROM TO          a folder of a bucket onto this machine; what is there already is not copied
 #   worker.sh start WORDS...         `lit-tune WORDS` (or `copy FROM TO`) as a systemd unit; {i} is this machine, from 1
 #   worker.sh state                  one line: lit-tune-worker HOST none | running | ended CODE
@@ -46,6 +47,13 @@ mount_bucket() { # mount_bucket BUCKET FOLDER
   fi
   mkdir -p "$2"
   gcsfuse --implicit-dirs "$1" "$2"
+}
+
+mount_nfs() { # mount_nfs SERVER:/PATH FOLDER
+  mountpoint --quiet "$2" && return
+  command -v mount.nfs >/dev/null || apt nfs-common
+  sudo mkdir -p "$2"
+  sudo mount -t nfs -o hard,noatime "$1" "$2" # hard: a server that is away for a while is waited for
 }
 
 number() { # this machine's place in its slice, from 1; fails where it cannot be told: two machines would do one part
@@ -105,13 +113,14 @@ state() {
 case "${1:-}" in
   install) install "$2" ;;
   mount) mount_bucket "$2" "$3" ;;
+  nfs) mount_nfs "$2" "$3" ;;
   fetch) mkdir -p "$3" && gcloud storage rsync --recursive "$2" "$3" ;;
   start) shift && start "$@" ;;
   state) state ;;
   logs) shift && sudo journalctl --unit="$unit" --output=cat "$@" ;;
   stop) sudo systemctl stop "$unit" 2>/dev/null || true ;;
   *)
-    echo "worker.sh: expected install, mount, fetch, start, state, logs or stop, found '${1:-}'" >&2
+    echo "worker.sh: expected install, mount, nfs, fetch, start, state, logs or stop, found '${1:-}'" >&2
     exit 2
     ;;
 esac

@@ -108,6 +108,13 @@ def test_worker_starts_a_unit_that_gets_sigterm_first(machine: Cloud) -> None:
     assert start[start.index("--") + 1:] == [program, "cache-text", "--config=a b", "--part=3/4"]
 
 
+def test_worker_mounts_a_network_disk(machine: Cloud) -> None:
+    code, output = machine.launch("worker.sh", "nfs", "10.0.0.2:/vol", "/mnt/lit shared")
+    assert code == 0, output
+    assert machine.calls("sudo")[-2:] == [["sudo", "mkdir", "-p", "/mnt/lit shared"], [
+        "sudo", "mount", "-t", "nfs", "-o", "hard,noatime", "10.0.0.2:/vol", "/mnt/lit shared"]]
+
+
 @pytest.mark.parametrize("answer", [{"code": 22}, {"code": 7, "error": "no route"}, "", "not a number"])
 def test_worker_that_does_not_know_its_number_starts_nothing(machine: Cloud, answer: dict | str) -> None:
     machine.play({"^curl": [answer], "SubState": ["dead"], "LoadState": ["not-found"]})

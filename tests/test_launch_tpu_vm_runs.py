@@ -163,6 +163,17 @@ def test_status_counts_the_machines_that_do_not_answer(cloud: Cloud) -> None:
     assert "newest checkpoint: step 300" in output
 
 
+def test_a_network_disk_is_mounted_on_new_machines_too(cloud: Cloud) -> None:
+    cloud.play(well([state("ACTIVE")]))
+    words = ("--nfs=10.0.0.2:/vol 1=/mnt/shared", "--", "cache-text", "--config=quickstart", "--out=/mnt/shared/v")
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, *words)
+    assert code == 2 and "--nfs=10.0.0.2:/vol 1=/mnt/shared: expected SERVER:/PATH=FOLDER" in output
+    code, output = cloud.launch("tpu_vm.py", "run", *PLACE, words[0].replace(" ", "_"), *words[1:])
+    assert code == 0 and "goes with them" not in output  # what is on that disk stays
+    (brought,) = [call for call in cloud.calls("ssh") if "worker.sh install" in " ".join(call)]
+    assert "worker.sh nfs 10.0.0.2:/vol_1 /mnt/shared" in " ".join(brought)
+
+
 def test_data_jobs_know_how_many_machines_there_are(cloud: Cloud) -> None:
     cloud.play(well([state("ACTIVE")]))
     words = ("--", "cache-text", "--config=quickstart", "--out=lit/vectors", "--part={i}/{n}")
