@@ -27,8 +27,9 @@ WORD = "\x1f"
 PROGRAM = r"""#!/bin/sh
 # A shell and grep start in milliseconds, Python does not.
 home='{home}'
-printf '%s\037' "${{0##*/}}" "$@" >>"$home/calls"
-printf '\036' >>"$home/calls"
+# One write: calls that come at once must not get into each other.
+call=$(printf '%s\037' "${{0##*/}}" "$@" && printf '\036')
+printf '%s' "$call" >>"$home/calls"
 for pattern in "$home"/scenario/*/pattern; do
   [ -e "$pattern" ] || exit 0
   if printf '%s' "${{0##*/}} $*" | grep -Eq -f "$pattern"; then

@@ -200,9 +200,13 @@ def test_limits_and_policy_are_the_configs(odd, capsys):
                "--config.data.max_pixels=3000", "--config.data.caption_field=txt"]  # fmt: skip
     assert main(command) == 0
     report = json.loads(capsys.readouterr().out)
-    large = sum(image.width * image.height > 3000 for image in map(Image.open, map(io.BytesIO, odd_pictures())))
-    assert report["looked_at"]["faults"]["too_many_pixels"]["count"] == large > 0
-    assert report["decoded"]["policy"] == "reference" and report["decoded"]["count"] == 16 - large
+    sizes = [Image.open(io.BytesIO(data)).size for data in odd_pictures()]
+    large, flat = (sum(map(test, sizes)) for test in (lambda size: size[0] * size[1] > 3000,
+                                                      lambda size: min(size) < 2 or max(size) > 20 * min(size)))
+    faults = {kind: found["count"] for kind, found in report["looked_at"]["faults"].items()}
+    assert faults["too_many_pixels"] == large > 0
+    assert sum(faults.get(kind, 0) for kind in ("extreme_aspect", "too_small")) == flat > 0
+    assert report["decoded"]["policy"] == "reference" and report["decoded"]["count"] == 16 - large - flat
 
 
 def test_faults_are_counted_by_kind_with_the_first_keys(tmp_path):

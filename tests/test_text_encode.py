@@ -48,7 +48,7 @@ def test_minilm_from_sentence_through_the_cache_to_unit_vector_equals_the_refere
     sentences, stored = minilm_reference()
 
     class Source:
-        fingerprint = "minilm"
+        spec = fingerprint = "minilm"
 
         def __len__(self) -> int:
             return len(sentences)
